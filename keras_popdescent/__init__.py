@@ -1,0 +1,36 @@
+"""Population-based hyperparameter tuning for Keras, after Population Descent (arXiv 2310.14671)."""
+
+from typing import TYPE_CHECKING, Any
+
+import keras_popdescent.executors as _executors  # noqa: F401 - registers the executors
+from keras_popdescent.errors import PopDescentError as PopDescentError
+from keras_popdescent.history import History as History
+from keras_popdescent.history import Schedule as Schedule
+from keras_popdescent.hyperparameters import Binding as Binding
+from keras_popdescent.hyperparameters import find_handles as find_handles
+from keras_popdescent.population import Objective as Objective
+from keras_popdescent.population import Observer as Observer
+from keras_popdescent.population import Population as Population
+from keras_popdescent.strategies import ClosingPlan as ClosingPlan
+from keras_popdescent.strategies import LogDimension as LogDimension
+from keras_popdescent.strategies import Offspring as Offspring
+from keras_popdescent.strategies import PopDescent as PopDescent
+from keras_popdescent.strategies import PopulationView as PopulationView
+from keras_popdescent.strategies import ScoringPlan as ScoringPlan
+from keras_popdescent.strategies import SearchSpace as SearchSpace
+from keras_popdescent.strategies import Strategy as Strategy
+from keras_popdescent.strategies import TrainingPlan as TrainingPlan
+
+if TYPE_CHECKING:
+    from keras_popdescent.tuners import PopDescentTuner as PopDescentTuner
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # KerasTuner is imported with the tuner only: the other two faces do not need it.
+    if name == "PopDescentTuner":
+        from keras_popdescent.tuners import PopDescentTuner
+
+        return PopDescentTuner
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,177 @@
+"""The user's Keras callbacks, one set a member, from its birth to its replacement.
+
+One `on_train_begin` in a member's life, continuous epochs (a child goes on counting where its
+parent was), and no `deepcopy` of what cannot be copied: pass a function that returns a callback.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.population.budget import Budget
+from keras_popdescent.population.loop import Loop, Observer
+from keras_popdescent.population.member import Member
+
+_BATCH_HOOKS = (
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_batch_begin",
+    "on_batch_end",
+)
+
+
+class _Life:
+    """The callbacks of one member."""
+
+    def __init__(self, member: Member, callbacks: list[keras.callbacks.Callback]) -> None:
+        self.member = member
+        self.callbacks = callbacks
+        self.steps = member.gradient_steps
+        self.epoch: int | None = None
+        self.batch = 0
+        self.logs: dict[str, float] = {}
+
+
+class MemberCallbacks(Observer):
+    """Drives Keras callbacks through the lives of members; fulfils `Hooks`.
+
+    An epoch of a member ends in the iteration in which its line has made as many gradient steps as
+    an epoch has batches. Batch hooks are called where a callback has one; then steps run one by
+    one.
+
+    Args:
+        callbacks: Callbacks (copied for each member) or functions that return one.
+        steps_per_epoch: Batches an epoch; None where nobody knows: then an iteration is an epoch.
+        budget: How long the search runs.
+
+    Raises:
+        ArgumentError: If a callback cannot be copied.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback | Callable[[], keras.callbacks.Callback]],
+        steps_per_epoch: int | None,
+        budget: Budget,
+    ) -> None:
+        self._given = list(callbacks)
+        self._steps_per_epoch = steps_per_epoch or budget.batches_per_iteration
+        total = budget.iterations * budget.batches_per_iteration
+        self._params = {
+            "verbose": 0,
+            "epochs": -(-total // self._steps_per_epoch),
+            "steps": self._steps_per_epoch,
+        }
+        self._lives: dict[int, _Life] = {}
+        self._loop: Loop | None = None
+        self._by_batch = any(_has_batch_hook(callback) for callback in self._given)
+
+    def search_begin(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def births(self, members: Sequence[Member]) -> None:
+        for member in members:
+            self._lives[member.slot] = _Life(member, [_fresh(given) for given in self._given])
+
+    def deaths(self, members: Sequence[Member]) -> None:
+        for member in members:
+            self._end(member.slot)
+
+    def search_end(self, loop: Loop) -> None:
+        for slot in list(self._lives):
+            self._end(slot)
+
+    def needs_batches(self, slot: int) -> bool:
+        """Whether every batch is announced."""
+        return self._by_batch
+
+    def should_stop(self, slot: int) -> bool:
+        """Whether a callback has set `model.stop_training`."""
+        return self._lives[slot].member.stopped
+
+    def train_begin(self, slot: int, model: keras.Model) -> None:
+        """Begin a life, or go on with it."""
+        life = self._lives[slot]
+        model.stop_training = False
+        if life.epoch is None:
+            for callback in life.callbacks:
+                callback.set_params(dict(self._params))
+                callback.set_model(model)
+                callback.on_train_begin()
+            self._begin_epoch(life)
+
+    def batch_begin(self, slot: int, model: keras.Model) -> None:
+        """Announce a batch."""
+        for callback in self._lives[slot].callbacks:
+            callback.on_train_batch_begin(self._lives[slot].batch)
+
+    def batch_end(self, slot: int, model: keras.Model, logs: Mapping[str, float]) -> None:
+        """Announce the end of a batch."""
+        life = self._lives[slot]
+        for callback in life.callbacks:
+            callback.on_train_batch_end(life.batch, dict(logs))
+        life.batch += 1
+        life.member.stopped = life.member.stopped or bool(model.stop_training)
+
+    def train_end(
+        self, slot: int, model: keras.Model, num_steps: int, logs: Mapping[str, float]
+    ) -> None:
+        """Count the steps; end the epochs that they complete."""
+        life = self._lives[slot]
+        life.logs = dict(logs)
+        life.steps += num_steps
+        while life.epoch is not None and life.steps >= (life.epoch + 1) * self._steps_per_epoch:
+            for callback in life.callbacks:
+                callback.on_epoch_end(life.epoch, dict(logs))
+            life.epoch += 1
+            if model.stop_training:
+                life.member.stopped = True
+                break
+            self._begin_epoch(life)
+
+    def _begin_epoch(self, life: _Life) -> None:
+        life.epoch = life.steps // self._steps_per_epoch
+        life.batch = 0
+        for callback in life.callbacks:
+            callback.on_epoch_begin(life.epoch)
+
+    def _end(self, slot: int) -> None:
+        life = self._lives.pop(slot)
+        if life.epoch is None or self._loop is None:
+            return
+
+        def finish(model: keras.Model) -> None:
+            for callback in life.callbacks:
+                callback.on_train_end(dict(life.logs))
+
+        self._loop.executor.visit(slot, finish)
+
+
+def _fresh(given: Any) -> keras.callbacks.Callback:
+    if not isinstance(given, keras.callbacks.Callback):
+        return given()
+    try:
+        return copy.deepcopy(given)
+    except Exception as error:
+        raise ArgumentError(
+            describe(
+                "A callback cannot be copied, and every member needs one of its own.",
+                fix="Pass a function that returns the callback instead of the callback.",
+                callback=type(given).__name__,
+                reason=str(error)[:200],
+            )
+        ) from error
+
+
+def _has_batch_hook(given: Any) -> bool:
+    if not isinstance(given, keras.callbacks.Callback):
+        return True
+    return any(
+        getattr(type(given), name) is not getattr(keras.callbacks.Callback, name)
+        for name in _BATCH_HOOKS
+    ) or (isinstance(given, keras.callbacks.LambdaCallback))

@@ -1,0 +1,114 @@
+"""A batch as Keras's train step takes it, and the checks and conversions on the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.errors import DataError, describe
+
+# (x,), (x, y) or (x, y, sample_weight); each a nested structure of arrays (batch, ...)
+Batch = tuple[Any, ...]
+
+
+def as_batch(item: Any) -> Batch:
+    """Return what an iterator yielded as a tuple of one to three parts."""
+    parts = tuple(item) if isinstance(item, tuple | list) else (item,)
+    if not 1 <= len(parts) <= 3:
+        raise DataError(
+            describe(
+                "A batch has the wrong number of parts.",
+                "Expected x, (x, y) or (x, y, sample_weight).",
+                parts=len(parts),
+            )
+        )
+    return parts[:2] if len(parts) == 3 and parts[2] is None else parts
+
+
+def to_numpy(value: Any) -> Any:
+    """Return a nested structure of arrays, with floats in Keras's default float type.
+
+    Takes NumPy arrays, lists, pandas frames and series, and tensors of the backend.
+    """
+
+    def convert(leaf: Any) -> Any:
+        array = np.asarray(
+            leaf if not keras.ops.is_tensor(leaf) else keras.ops.convert_to_numpy(leaf)
+        )
+        if array.dtype.kind == "f":
+            return array.astype(keras.config.floatx(), copy=False)
+        return array
+
+    if value is None or hasattr(value, "to_numpy"):
+        return None if value is None else convert(value.to_numpy())
+    if isinstance(value, list) and value and not hasattr(value[0], "shape"):
+        return convert(np.asarray(value))
+    return keras.tree.map_structure(convert, value)
+
+
+def length(value: Any) -> int:
+    """Return the common length of all arrays in a structure.
+
+    Raises:
+        DataError: If there is none.
+    """
+    lengths = {len(leaf) for leaf in keras.tree.flatten(value)}
+    if len(lengths) != 1:
+        raise DataError(
+            describe(
+                "The arrays have different lengths.",
+                "Expected as many labels and weights as samples.",
+                lengths=sorted(lengths),
+            )
+        )
+    return int(lengths.pop())
+
+
+def class_weights(y: Any, weights: Mapping[int, float]) -> Any:
+    """Return the sample weights, (samples,) float array, that class weights amount to.
+
+    Args:
+        y: Labels: integers (samples,) or (samples, 1), or one-hot (samples, classes).
+        weights: Weight by class; a class without one has weight 1.
+
+    Raises:
+        DataError: If the labels are not one array of classes.
+    """
+    if keras.tree.is_nested(y) or y is None:
+        raise DataError(
+            describe(
+                "`class_weight` needs one output with class labels.",
+                fix="Pass `sample_weight` instead.",
+            )
+        )
+    labels = np.asarray(y)
+    if labels.ndim > 1:
+        labels = labels.argmax(axis=-1) if labels.shape[-1] > 1 else labels.reshape(len(labels))
+    table = {int(label): float(weight) for label, weight in weights.items()}
+    return np.array([table.get(int(label), 1.0) for label in labels], dtype="float32")
+
+
+def check_finite(batch: Batch, what: str) -> None:
+    """Refuse data whose first batch holds NaN or infinity.
+
+    Raises:
+        DataError: Naming the part of the batch and how many values are not finite.
+    """
+    for part, name in zip(batch, ("x", "y", "sample_weight"), strict=False):
+        for leaf in keras.tree.flatten(part):
+            array = np.asarray(
+                keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf
+            )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DataError(
+                    describe(
+                        f"The first batch of the {what} data holds values that are not finite.",
+                        fix="Clean the data, or train with a loss that masks them.",
+                        part=name,
+                        not_finite=int(array.size - np.isfinite(array).sum()),
+                        of=array.size,
+                    )
+                )

@@ -1,0 +1,162 @@
+"""Batches from tf.data, PyDataset, generators and other iterables: one persistent stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.data.batch import Batch, as_batch, class_weights
+from keras_popdescent.errors import DataError, describe
+from keras_popdescent.strategies.base import TrainingPlan
+
+
+class IterableBatches:
+    """The training data as an iterable of batches, shared by all slots.
+
+    One stream feeds the whole population: each slot takes the batches that come next, so that
+    nothing is read twice and nothing is restarted. A finite iterable starts anew when it ends.
+
+    Args:
+        source: A `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or any iterable of
+            batches.
+        steps_per_epoch: Batches an epoch; found out where the source knows.
+        shuffle: Whether the order of a PyDataset's batches is shuffled in each epoch.
+        class_weight: Weight by class.
+
+    Raises:
+        DataError: If the source yields nothing.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        steps_per_epoch: int | None = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> None:
+        self.source = source
+        self.shuffle = shuffle
+        self.class_weight = class_weight
+        self._steps_per_epoch = steps_per_epoch or _cardinality(source)
+        self._rng = np.random.default_rng(0)
+        self._ahead: list[Batch] = []
+        self._restarts = 0
+        self._iterator: Iterator[Any] | None = None
+        self.batch_size: int | None = None
+
+    def start(self, seeds: list[np.random.SeedSequence]) -> None:
+        """Seed the order of a PyDataset."""
+        self._rng = np.random.default_rng(seeds[-1])
+
+    def steps_per_epoch(self) -> int | None:
+        """Return the number of batches in an epoch, None where nobody knows."""
+        return self._steps_per_epoch
+
+    def first_batch(self) -> Batch:
+        """Look at the first batch without consuming it."""
+        if not self._ahead:
+            self._ahead.append(self._next())
+        return self._ahead[0]
+
+    def take(
+        self, slots: list[int], num_batches: int, plan: TrainingPlan, batch_sizes: list[int]
+    ) -> list[Callable[[], Iterator[Batch]]]:
+        """Return for each slot a function that yields the batches it trains on next.
+
+        Batches are drawn when they are needed; only repeated or common ones are held in memory.
+        """
+        if plan.batches == "common":
+            common = [self._draw() for _ in range(num_batches)] * plan.passes
+            return [lambda: iter(common) for _ in slots]
+
+        def stream() -> Iterator[Batch]:
+            if plan.passes == 1:
+                for _ in range(num_batches):
+                    yield self._draw()
+            else:
+                held = [self._draw() for _ in range(num_batches)]
+                for _ in range(plan.passes):
+                    yield from held
+
+        return [stream for _ in slots]
+
+    def _draw(self) -> Batch:
+        return self._ahead.pop(0) if self._ahead else self._next()
+
+    def _next(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._open()
+        try:
+            item = next(self._iterator)
+        except StopIteration:
+            self._restarts += 1
+            self._iterator = self._open()
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                raise DataError(
+                    describe(
+                        "The training data ran out.",
+                        "A generator can be read only once.",
+                        "Pass arrays, a tf.data.Dataset, a PyDataset, or a generator that does not "
+                        "end.",
+                        type=type(self.source).__name__,
+                    )
+                ) from None
+        batch = as_batch(item)
+        if self.class_weight is not None and len(batch) > 1:
+            batch = (batch[0], batch[1], class_weights(_numpy(batch[1]), self.class_weight))
+        return batch
+
+    def _open(self) -> Iterator[Any]:
+        if isinstance(self.source, keras.utils.PyDataset):
+            return self._open_dataset(self.source)
+        return iter(self.source)
+
+    def _open_dataset(self, dataset: keras.utils.PyDataset) -> Iterator[Any]:
+        if self._restarts:
+            dataset.on_epoch_end()
+        order = np.arange(len(dataset))
+        if self.shuffle:
+            self._rng.shuffle(order)
+        workers = max(int(getattr(dataset, "workers", 1) or 1), 1)
+        if workers == 1:
+            return (dataset[int(index)] for index in order)
+        return _prefetch(dataset, order, workers, int(dataset.max_queue_size))
+
+
+def _prefetch(
+    dataset: keras.utils.PyDataset, order: np.ndarray[Any, Any], workers: int, ahead: int
+) -> Iterator[Any]:
+    """Read batches with a pool of threads, in order."""
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Any]] = deque()
+        for index in order:
+            waiting.append(pool.submit(dataset.__getitem__, int(index)))
+            if len(waiting) > max(ahead, workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _cardinality(source: Any) -> int | None:
+    """Return the number of batches of a source that knows it."""
+    if hasattr(source, "cardinality"):
+        cardinality = int(source.cardinality())
+        return cardinality if cardinality > 0 else None
+    try:
+        return len(source) or None
+    except TypeError:
+        return None
+
+
+def _numpy(value: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda leaf: keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf, value
+    )

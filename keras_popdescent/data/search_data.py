@@ -1,0 +1,230 @@
+"""From the arguments of `fit` to training batches and validation batches, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.data.arrays import ArrayBatches
+from keras_popdescent.data.batch import (
+    Batch,
+    as_batch,
+    check_finite,
+    class_weights,
+    length,
+    to_numpy,
+)
+from keras_popdescent.data.iterables import IterableBatches
+from keras_popdescent.errors import DataError, describe
+
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass
+class SearchData:
+    """What a population trains on and is scored on.
+
+    Attributes:
+        training: The training batches.
+        validation: Arrays (x,), (x, y) or (x, y, sample_weight), or a list of batches, or None.
+        validation_batch_size: Samples a batch of validation arrays.
+        steps_per_epoch: Batches an epoch; None where nobody knows.
+    """
+
+    training: ArrayBatches | IterableBatches
+    validation: Batch | list[Batch] | None
+    validation_batch_size: int
+    steps_per_epoch: int | None
+
+    def num_validation_samples(self) -> int:
+        """Return how many samples (or batches, of a data set of batches) there are to score on."""
+        if self.validation is None:
+            return 0
+        return (
+            len(self.validation) if isinstance(self.validation, list) else length(self.validation)
+        )
+
+
+def prepare(
+    x: Any = None,
+    y: Any = None,
+    *,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    batch_size: int | None = None,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    validation_batch_size: int | None = None,
+    validation_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    shuffle: bool = True,
+) -> SearchData:
+    """Check and convert data given in any form that `fit` takes.
+
+    Args: as those of `keras.Model.fit`.
+
+    Raises:
+        DataError: Before any training, for what cannot work.
+    """
+    if x is None:
+        raise DataError(describe("There is no training data.", fix="Pass `x`, and `y` with it."))
+    if class_weight is not None and sample_weight is not None:
+        raise DataError(
+            describe("`class_weight` and `sample_weight` cannot both be given.", fix="Pass one.")
+        )
+    if _is_iterable_of_batches(x):
+        training: ArrayBatches | IterableBatches = _iterable(
+            x,
+            y,
+            sample_weight,
+            validation_split,
+            batch_size,
+            steps_per_epoch,
+            shuffle,
+            class_weight,
+        )
+    else:
+        arrays = _arrays(x, y, sample_weight)
+        if validation_data is None and validation_split:
+            arrays, validation_data = _split(arrays, validation_split)
+        if class_weight is not None and len(arrays) > 1:
+            arrays = (arrays[0], arrays[1], class_weights(arrays[1], class_weight))
+        training = ArrayBatches(arrays, _batch_size(batch_size), bool(shuffle))
+    check_finite(training.first_batch(), "training")
+    validation = _validation(validation_data, validation_steps)
+    if validation is not None:
+        first = validation[0] if isinstance(validation, list) else _head(validation)
+        check_finite(first, "validation")
+    return SearchData(
+        training,
+        validation,
+        _batch_size(validation_batch_size or batch_size),
+        steps_per_epoch or training.steps_per_epoch(),
+    )
+
+
+def _batch_size(batch_size: int | None) -> int:
+    if batch_size is None:
+        return DEFAULT_BATCH_SIZE
+    if int(batch_size) < 1:
+        raise DataError(describe("The batch size must be at least 1.", batch_size=batch_size))
+    return int(batch_size)
+
+
+def _is_iterable_of_batches(x: Any) -> bool:
+    return (
+        isinstance(x, keras.utils.PyDataset)
+        or hasattr(x, "element_spec")
+        or (hasattr(x, "__iter__") and not hasattr(x, "shape") and _no_array_structure(x))
+    )
+
+
+def _no_array_structure(x: Any) -> bool:
+    return not (isinstance(x, list | tuple | dict) or hasattr(x, "to_numpy"))
+
+
+def _iterable(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_split: float,
+    batch_size: int | None,
+    steps_per_epoch: int | None,
+    shuffle: bool,
+    class_weight: Mapping[int, float] | None,
+) -> IterableBatches:
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is not None:
+            raise DataError(
+                describe(
+                    f"`{name}` is given beside a data set that yields batches.",
+                    "The data set itself yields (x, y) or (x, y, sample_weight).",
+                    x=type(x).__name__,
+                )
+            )
+    if validation_split:
+        raise DataError(
+            describe(
+                "`validation_split` needs arrays.",
+                fix="Pass `validation_data`.",
+                x=type(x).__name__,
+            )
+        )
+    return IterableBatches(x, steps_per_epoch, shuffle, class_weight)
+
+
+def _arrays(x: Any, y: Any, sample_weight: Any) -> Batch:
+    parts = [to_numpy(x)]
+    if y is not None:
+        parts.append(to_numpy(y))
+    if sample_weight is not None:
+        parts.append(to_numpy(sample_weight))
+    arrays = tuple(parts)
+    if length(arrays) == 0:
+        raise DataError(describe("The data set is empty."))
+    return arrays
+
+
+def _split(arrays: Batch, fraction: float) -> tuple[Batch, Batch]:
+    """Take the last samples for validation, as Keras does."""
+    if not 0.0 < fraction < 1.0:
+        raise DataError(
+            describe(
+                "`validation_split` is no fraction.",
+                "Expected a number between 0 and 1.",
+                validation_split=fraction,
+            )
+        )
+    total = length(arrays)
+    border = int(np.floor(total * (1.0 - fraction)))
+    if not 0 < border < total:
+        raise DataError(
+            describe(
+                "`validation_split` leaves one of the two parts empty.",
+                validation_split=fraction,
+                samples=total,
+            )
+        )
+    first: Batch = keras.tree.map_structure(lambda array: array[:border], arrays)
+    second: Batch = keras.tree.map_structure(lambda array: array[border:], arrays)
+    return first, second
+
+
+def _validation(data: Any, steps: int | None) -> Batch | list[Batch] | None:
+    if data is None:
+        return None
+    if _is_iterable_of_batches(data):
+        return _collect(data, steps)
+    parts = as_batch(data)
+    return _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
+
+
+def _collect(data: Any, steps: int | None) -> list[Batch]:
+    """Hold the validation batches in memory: they are read once an iteration and member."""
+    infinite = hasattr(data, "cardinality") and int(data.cardinality()) == -1
+    if infinite and steps is None:
+        raise DataError(
+            describe("The validation data does not end.", fix="Pass `validation_steps`.")
+        )
+    source = (
+        (data[index] for index in range(len(data)))
+        if isinstance(data, keras.utils.PyDataset)
+        else iter(data)
+    )
+    batches = []
+    for item in source:
+        batches.append(as_batch(item))
+        if steps is not None and len(batches) >= steps:
+            break
+    if not batches:
+        raise DataError(describe("The validation data is empty."))
+    return batches
+
+
+def _head(arrays: Batch) -> Batch:
+    batch: Batch = keras.tree.map_structure(lambda array: array[:DEFAULT_BATCH_SIZE], arrays)
+    return batch

@@ -1,0 +1,317 @@
+"""The sequential executor: members take turns in one compiled model, on any backend.
+
+One compiled model for each structure (set of rebuild and structural values); members' states are
+swapped in and out on the device. Memory is population_size times the state of a member, plus one
+model for each structure in use.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.executors.scoring import ValidationSampler
+from keras_popdescent.executors.stepping import Stepper, make_stepper
+from keras_popdescent.executors.verify import verify_bindings
+from keras_popdescent.hyperparameters import BATCH_SIZE
+from keras_popdescent.operators.noise import NO_NOISE
+from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.export import export_model
+from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.seeding import integer_seed
+from keras_popdescent.population.state import MemberState, capture, inherit, restore
+from keras_popdescent.population.state import to_numpy as state_to_numpy
+from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.space import Values
+
+# Compiled models kept for structures that no member has at present.
+_MAX_IDLE_MODELS = 2
+
+
+class _Stage:
+    """A live model with its stepper and the arrays it has loaded: what a member acts on."""
+
+    def __init__(self, live: LiveModel, fresh: MemberState) -> None:
+        self.live = live
+        self.fresh = fresh
+        self.stepper: Stepper = make_stepper(live.model)
+        self.training: Any = None
+        self.validation: Any = None
+
+
+class SequentialExecutor(Executor):
+    """Trains and scores one member after the other."""
+
+    def start(self, setup: Setup) -> None:
+        self._setup = setup
+        size = len(setup.values)
+        data_seed, score_seed, self._seeds = setup.seed.spawn(3)
+        setup.data.training.start(data_seed.spawn(size + 1))
+        self._sampler = ValidationSampler(setup.data, setup.scoring, score_seed, size)
+        self._values: list[Values] = [dict(values) for values in setup.values]
+        # key of a structure -> its compiled model, the most recently used last
+        self._stages: OrderedDict[Hashable, _Stage] = OrderedDict()
+        self._resident: int | None = None
+        self._states: list[MemberState] = []
+        # Members that share an optimizer's step counter (the authors' code): slot -> group.
+        self._groups = list(range(size))
+        self._counters: dict[int, Any] = {}
+        # Slots whose values are not in their state yet: they are written when it is first used.
+        self._newborn: set[int] = set()
+        for slot, values in enumerate(self._values):
+            self._states.append(self._first_state(slot, values))
+        self._check_objective()
+        verify_bindings(self._stage(self._values[0]), setup)
+        self._resident = None
+
+    def advance(
+        self,
+        slots: Sequence[int],
+        num_batches: int,
+        *,
+        batch_size: int | None = None,
+        score: bool = True,
+    ) -> list[Report]:
+        setup = self._setup
+        training = setup.data.training
+        default = training.batch_size or 0
+        sizes = [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
+        feeds = training.take(list(slots), num_batches, setup.training, sizes)
+        self._sampler.next_iteration()
+        return [self._advance_one(s, f, score) for s, f in zip(slots, feeds, strict=True)]
+
+    def _advance_one(self, slot: int, feed: Any, score: bool) -> Report:
+        began = time.perf_counter()
+        stage = self._swap_in(slot)
+        hooks = self._setup.hooks
+        if hooks is not None:
+            hooks.train_begin(slot, stage.live.model)
+        stage.stepper.reset()
+        steps = self._train(slot, stage, feed)
+        logs = stage.stepper.logs()
+        if score and self._setup.data.validation is not None:
+            logs.update({f"val_{k}": v for k, v in self._score(slot, stage).items()})
+        if hooks is not None:
+            hooks.train_end(slot, stage.live.model, steps, logs)
+        self._states[slot] = capture(stage.live)
+        self._share_counter(slot, stage)
+        value = self._setup.objective.score(logs) if score else float("nan")
+        return Report(slot, value, logs, steps, time.perf_counter() - began)
+
+    def _train(self, slot: int, stage: _Stage, feed: Any) -> int:
+        hooks = self._setup.hooks
+        one_by_one = hooks is not None and hooks.needs_batches(slot)
+        if isinstance(self._setup.data.training, ArrayBatches):
+            if stage.training is None:
+                stage.training = stage.stepper.load(self._setup.data.training.arrays)
+            if not one_by_one:
+                stage.stepper.train_indices(stage.training, feed)
+                return sum(len(block) for block in feed)
+            rows: Any = (row[np.newaxis] for block in feed for row in block)
+            return self._announce(slot, stage, rows, arrays=True)
+        return self._announce(slot, stage, feed(), arrays=False)
+
+    def _announce(self, slot: int, stage: _Stage, items: Any, arrays: bool) -> int:
+        """Train batch by batch, telling the hooks about each."""
+        hooks, model, steps = self._setup.hooks, stage.live.model, 0
+        announce = hooks is not None and hooks.needs_batches(slot)
+        for item in items:
+            if hooks is not None and announce:
+                if hooks.should_stop(slot):
+                    break
+                hooks.batch_begin(slot, model)
+            if arrays:
+                stage.stepper.train_indices(stage.training, [item])
+            else:
+                stage.stepper.train_batch(item)
+            steps += 1
+            if hooks is not None and announce:
+                hooks.batch_end(slot, model, stage.stepper.logs())
+        return steps
+
+    def _score(self, slot: int, stage: _Stage) -> dict[str, float]:
+        stage.stepper.reset()
+        with stage.live.neutral():
+            if isinstance(self._setup.data.validation, list):
+                for batch in self._sampler.batches(slot):
+                    stage.stepper.test_batch(batch)
+            else:
+                if stage.validation is None:
+                    stage.validation = stage.stepper.load(self._setup.data.validation or ())
+                stage.stepper.test_indices(stage.validation, self._sampler.indices(slot))
+            return stage.stepper.logs()
+
+    def apply(self, offspring: Sequence[Offspring]) -> None:
+        # Parents first: one may be replaced in the same iteration.
+        states = list(self._states)
+        groups = list(self._groups)
+        seeds = self._seeds.spawn(len(offspring))
+        for child, seed in zip(offspring, seeds, strict=True):
+            self._values[child.slot] = dict(child.values)
+            stage = self._stage(child.values)
+            self._states[child.slot] = inherit(
+                [states[parent] for parent in child.parents],
+                stage.live,
+                optimizer=child.optimizer_state,
+                fresh=stage.fresh,
+                seed=integer_seed(seed),
+                noise=child.weight_noise,
+            )
+            shares = child.optimizer_state == "fresh_slots"
+            self._groups[child.slot] = groups[child.parents[0]] if shares else self._new_group()
+            self._newborn.add(child.slot)
+            if self._resident == child.slot:
+                self._resident = None
+
+    def capture(self, slot: int) -> MemberState:
+        return self._states[slot]
+
+    def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:
+        stage = self._swap_in(slot)
+        action(stage.live.model)
+        self._states[slot] = capture(stage.live)
+
+    def feed(self, data: SearchData) -> None:
+        setup = self._setup = replace(self._setup, data=data)
+        data_seed, score_seed = self._seeds.spawn(2)
+        data.training.start(data_seed.spawn(len(self._values) + 1))
+        self._sampler = ValidationSampler(data, setup.scoring, score_seed, len(self._values))
+        for stage in self._stages.values():
+            stage.training = stage.validation = None
+
+    def export(self, values: Values, state: MemberState) -> keras.Model:
+        stage = self._stage(values)
+        return export_model(
+            self._setup.blueprint,
+            values,
+            state,
+            stage.live,
+            self._setup.data.training.first_batch(),
+        )
+
+    def values_in_use(self, slot: int) -> dict[str, float]:
+        """Return the live values that a member's train step uses, read back from its model."""
+        live = self._swap_in(slot).live
+        return live.read_values(list(self._values[slot]))
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "values": [dict(values) for values in self._values],
+            "states": [state_to_numpy(state) for state in self._states],
+            "groups": list(self._groups),
+            "counters": {group: int(value) for group, value in self._counters.items()},
+            "newborn": sorted(self._newborn),
+            "sampler": self._sampler.get_state(),
+            "spawned": self._seeds.n_children_spawned,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        self._values = [dict(values) for values in snapshot["values"]]
+        self._states = [
+            MemberState(
+                tuple(keras.ops.convert_to_tensor(array) for array in state.weights),
+                tuple(keras.ops.convert_to_tensor(array) for array in state.optimizer),
+            )
+            for state in snapshot["states"]
+        ]
+        self._groups = list(snapshot["groups"])
+        self._counters = {int(group): value for group, value in snapshot["counters"].items()}
+        self._newborn = set(snapshot["newborn"])
+        self._sampler.set_state(snapshot["sampler"])
+        missing = snapshot["spawned"] - self._seeds.n_children_spawned
+        self._seeds.spawn(max(missing, 0))
+        self._resident = None
+
+    def close(self) -> None:
+        self._stages.clear()
+        self._resident = None
+
+    def _first_state(self, slot: int, values: Values) -> MemberState:
+        """Build a member's initial weights; the first one's model stays as the compiled one."""
+        setup = self._setup
+        seed = integer_seed(self._seeds.spawn(1)[0])
+        batch = setup.data.training.first_batch()
+        key = setup.blueprint.structure_key(values)
+        live = LiveModel(setup.blueprint, values, seed, batch, full=key not in self._stages)
+        if setup.initial_weights is not None:
+            weights = [v for v in live.model.weights if id(v) not in _live_ids(live)]
+            for variable, weight in zip(weights, setup.initial_weights, strict=True):
+                variable.assign(weight)
+        state = capture(live)
+        if key not in self._stages:
+            self._stages[key] = _Stage(live, state)
+        reseeded = inherit(
+            [state], live, optimizer="inherit", fresh=state, seed=seed, noise=NO_NOISE
+        )
+        self._newborn.add(slot)
+        return reseeded
+
+    def _stage(self, values: Values) -> _Stage:
+        """Return the compiled model for some values, building it where there is none."""
+        setup = self._setup
+        key = setup.blueprint.structure_key(values)
+        if key not in self._stages:
+            seed = integer_seed(self._seeds.spawn(1)[0])
+            live = LiveModel(setup.blueprint, values, seed, setup.data.training.first_batch())
+            self._stages[key] = _Stage(live, capture(live))
+            self._drop_idle_models(keep=key)
+        self._stages.move_to_end(key)
+        return self._stages[key]
+
+    def _drop_idle_models(self, keep: Hashable) -> None:
+        in_use = {self._setup.blueprint.structure_key(values) for values in self._values}
+        idle = [key for key in self._stages if key not in in_use and key != keep]
+        for key in idle[: max(len(idle) - _MAX_IDLE_MODELS, 0)]:
+            del self._stages[key]
+
+    def _swap_in(self, slot: int) -> _Stage:
+        """Put a member into its model, hyperparameter values last."""
+        stage = self._stage(self._values[slot])
+        if self._resident != slot or len(self._stages) > 1:
+            restore(stage.live, self._states[slot])
+            self._resident = slot
+            counter = self._counters.get(self._groups[slot])
+            for index in stage.live.step_counter_indices if counter is not None else ():
+                stage.live.optimizer_variables[index].assign(counter)
+        if slot in self._newborn:
+            # Last: the optimizer's state holds the parent's learning rate. Once only: a callback
+            # may change a value later in the member's life.
+            stage.live.write_values(self._values[slot])
+            self._newborn.discard(slot)
+        return stage
+
+    def _share_counter(self, slot: int, stage: _Stage) -> None:
+        group = self._groups[slot]
+        if self._groups.count(group) > 1 or group in self._counters:
+            for index in stage.live.step_counter_indices:
+                self._counters[group] = self._states[slot].optimizer[index]
+
+    def _new_group(self) -> int:
+        return max([*self._groups, *self._counters, -1]) + 1
+
+    def _check_objective(self) -> None:
+        """Refuse an objective that the model does not report, before any training."""
+        stage = self._stage(self._values[0])
+        names = _reported(stage.live.model)
+        if self._setup.data.validation is not None:
+            names += [f"val_{name}" for name in names]
+        missing = [n for n in self._setup.objective.names if n not in names]
+        custom = type(stage.live.model).train_step is not keras.Model.train_step
+        if missing and not custom:
+            self._setup.objective.score(dict.fromkeys(names, 0.0))
+
+
+def _reported(model: keras.Model) -> list[str]:
+    """Return the names of what the train step reports, after a batch has been seen."""
+    return list(model.get_metrics_result())
+
+
+def _live_ids(live: LiveModel) -> set[int]:
+    return {id(handle.variable) for handle in live.handles}

@@ -1,0 +1,201 @@
+"""The history of a search: an append-only list of records, and what can be told from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_popdescent._imports import optional_import
+from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.history.records import BirthRecord, IterationRecord
+from keras_popdescent.history.schedule import Schedule, Segment
+from keras_popdescent.operators.fitness import Direction
+
+
+class History:
+    """Every iteration, score and birth of a search.
+
+    Args:
+        objective: Name of the objective.
+        direction: `"min"` or `"max"`.
+        path: A file to append JSON lines to; None keeps the history in memory only.
+    """
+
+    def __init__(
+        self,
+        objective: str = "val_loss",
+        direction: Direction = "min",
+        path: str | Path | None = None,
+    ) -> None:
+        self.objective = objective
+        self.direction: Direction = direction
+        self.path = None if path is None else Path(path)
+        self.records: list[IterationRecord] = []
+
+    def append(self, record: IterationRecord) -> None:
+        """Add a record, in memory and in the file."""
+        self.records.append(record)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record.to_json()) + "\n")
+
+    @classmethod
+    def load(
+        cls, path: str | Path, objective: str = "val_loss", direction: Direction = "min"
+    ) -> History:
+        """Read a history from the JSON lines that `append` wrote."""
+        history = cls(objective, direction)
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            history.records.append(IterationRecord.from_json(json.loads(line)))
+        return history
+
+    def __len__(self) -> int:
+        return len(self.iterations())
+
+    def __iter__(self) -> Iterator[IterationRecord]:
+        return iter(self.records)
+
+    def iterations(self) -> list[IterationRecord]:
+        """Return the records that hold scores, without the birth of the first members."""
+        return [record for record in self.records if record.members]
+
+    def births(self) -> dict[int, BirthRecord]:
+        """Return every birth by member id."""
+        return {birth.member_id: birth for record in self.records for birth in record.births}
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps of the whole population so far."""
+        return self.records[-1].gradient_steps if self.records else 0
+
+    @property
+    def num_replaced(self) -> int:
+        """How many members were replaced so far."""
+        return sum(birth.replaced is not None for birth in self.births().values())
+
+    @property
+    def num_diverged(self) -> int:
+        """How many scores were not finite."""
+        return sum(
+            not math.isfinite(member.score) for record in self.records for member in record.members
+        )
+
+    def best(self) -> tuple[int, float] | None:
+        """Return (member id, score) of the best finite score ever, None before the first."""
+        scores = [
+            (member.score, member.member_id)
+            for record in self.records
+            for member in record.members
+            if math.isfinite(member.score)
+        ]
+        if not scores:
+            return None
+        key = min if self.direction == "min" else max
+        score, member_id = key(scores, key=lambda pair: pair[0])
+        return member_id, score
+
+    def lineage(self, member_id: int) -> list[int]:
+        """Return the member's line of first parents, the oldest first, itself last.
+
+        Raises:
+            ArgumentError: If there is no such member.
+        """
+        births = self.births()
+        if member_id not in births:
+            raise ArgumentError(
+                describe(
+                    "There is no such member.",
+                    f"Expected 0 ... {len(births) - 1}.",
+                    member_id=member_id,
+                )
+            )
+        line = [member_id]
+        while births[line[0]].parents:
+            line.insert(0, births[line[0]].parents[0])
+        return line
+
+    def schedule(self, member_id: int, until: int | None = None) -> Schedule:
+        """Return the values of a member's line over its gradient steps.
+
+        Args:
+            member_id: The member.
+            until: Gradient step of its line to stop at; defaults to the last that is recorded.
+        """
+        births = self.births()
+        line = self.lineage(member_id)
+        starts = [births[ancestor].inherited_steps for ancestor in line]
+        stops = [*starts[1:], self._last_step(member_id) if until is None else until]
+        return Schedule(
+            tuple(
+                Segment(start, stop, dict(births[ancestor].values), ancestor)
+                for ancestor, start, stop in zip(line, starts, stops, strict=True)
+                if stop > start
+            )
+        )
+
+    def _last_step(self, member_id: int) -> int:
+        for record in reversed(self.records):
+            for member in record.members:
+                if member.member_id == member_id:
+                    return member.gradient_steps
+        return self.births()[member_id].inherited_steps
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a dict for each member and iteration (long form): ids, score, logs and values."""
+        return [
+            {
+                "iteration": record.iteration,
+                "gradient_steps": record.gradient_steps,
+                "slot": member.slot,
+                "member_id": member.member_id,
+                "score": member.score,
+                "fitness": member.fitness,
+                "member_gradient_steps": member.gradient_steps,
+                **dict(member.logs),
+                **member.values,
+            }
+            for record in self.iterations()
+            for member in record.members
+        ]
+
+    def member_table(self) -> list[dict[str, Any]]:
+        """Return a dict for each member ever born: parents, life, last and best score, values."""
+        births = self.births()
+        lives: dict[int, list[tuple[int, float, int]]] = {}
+        for record in self.iterations():
+            for member in record.members:
+                lives.setdefault(member.member_id, []).append(
+                    (record.iteration, member.score, member.gradient_steps)
+                )
+        pick = min if self.direction == "min" else max
+        rows = []
+        for member_id, birth in sorted(births.items()):
+            life = lives.get(member_id, [])
+            finite = [score for _, score, _ in life if math.isfinite(score)]
+            rows.append(
+                {
+                    "member_id": member_id,
+                    "slot": birth.slot,
+                    "parents": list(birth.parents),
+                    "iterations": len(life),
+                    "gradient_steps": life[-1][2] if life else birth.inherited_steps,
+                    "inherited_steps": birth.inherited_steps,
+                    "score": life[-1][1] if life else None,
+                    "best_score": pick(finite) if finite else None,
+                    **birth.values,
+                }
+            )
+        return rows
+
+    def to_frame(self) -> Any:
+        """Return `to_records()` as a pandas DataFrame.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        pandas = optional_import("pandas", "frames", "a history as a DataFrame")
+        return pandas.DataFrame(self.to_records())

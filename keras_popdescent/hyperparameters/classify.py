@@ -1,0 +1,260 @@
+"""What kind each hyperparameter of a build function is: found out by building and comparing.
+
+The model is built with the default values and then with one hyperparameter moved at a time. Only
+known scalars differ: live. The same weight shapes but another model: rebuild. Other weight shapes:
+structural.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.hyperparameters import _keras_internals
+from keras_popdescent.hyperparameters.binding import find_handles
+from keras_popdescent.hyperparameters.optimizer import inner_optimizer
+from keras_popdescent.strategies.space import Kind, Values
+
+BATCH_SIZE = "batch_size"
+# class of a serialized object -> its numbers that are handles, not structure
+_LIVE_KEYS = {
+    "L1": ("l1",),
+    "L2": ("l2",),
+    "L1L2": ("l1", "l2"),
+    "Dropout": ("rate",),
+    "SpatialDropout1D": ("rate",),
+    "SpatialDropout2D": ("rate",),
+    "SpatialDropout3D": ("rate",),
+    "GaussianNoise": ("stddev",),
+}
+_OPTIMIZER_KEYS = (
+    "learning_rate",
+    "momentum",
+    "beta_1",
+    "beta_2",
+    "rho",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What was found out about one hyperparameter.
+
+    Attributes:
+        kind: `"live"`, `"rebuild"` or `"structural"`.
+        targets: For a live one: pairs of a handle's path and the factor by which the handle's value
+            follows the hyperparameter's. Empty for the batch size, which acts through the data.
+        computed: True where the handles follow the value in another way (`10 ** value`, say): then
+            they are read off a model built for the value.
+        unbounded: True where all targets are positive scales without a natural upper end.
+    """
+
+    kind: Kind
+    targets: tuple[tuple[str, float], ...] = ()
+    computed: bool = False
+    unbounded: bool = False
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A compiled model reduced to what can be compared.
+
+    Attributes:
+        shapes: Shapes and dtypes of the weights, None for a model that is not built.
+        structure: Everything else but the handles' values.
+        handles: The handles' values by path.
+        unbounded: Paths of the handles that are positive scales.
+    """
+
+    shapes: tuple[Any, ...] | None
+    structure: Any
+    handles: Mapping[str, float]
+    unbounded: frozenset[str]
+
+    def handles_dict(self) -> dict[str, float]:
+        """Return the handles' values as a dict of their own."""
+        return dict(self.handles)
+
+
+def classify(
+    build: Callable[[Values], keras.Model],
+    probes: Mapping[str, Sequence[tuple[Values, str]]],
+    base: Values,
+) -> dict[str, Classification]:
+    """Find out the kind of each hyperparameter.
+
+    Args:
+        build: Returns a compiled model for a full set of values; built, if the kinds of
+            hyperparameters that change weight shapes are to be told apart.
+        probes: For each hyperparameter, pairs of full sets of values and the name of the set they
+            are to be compared with: `""` for `base`, or a hyperparameter whose first probe it is
+            (a conditional one is compared within its scope).
+        base: The default values.
+
+    Returns:
+        The classification by name.
+    """
+    fingerprints: dict[str, tuple[Values, Fingerprint]] = {"": (base, fingerprint(build(base)))}
+    found: dict[str, Classification] = {}
+    for name, moves in probes.items():
+        seen = []
+        for values, reference in moves:
+            result = (values, fingerprint(build(values)))
+            if reference == name:
+                # The first probe of a conditional hyperparameter opens its scope.
+                seen.append((fingerprints.setdefault(name, result), result))
+            else:
+                seen.append((fingerprints[reference], result))
+        found[name] = _compare(name, seen)
+    return _separate(found)
+
+
+def single_targets(
+    name: str, before: tuple[Values, Fingerprint], moved: Sequence[tuple[Values, Fingerprint]]
+) -> Classification:
+    """Return the targets of a live hyperparameter in one structure, none where it has no effect."""
+    pairs = [(before, after) for after in moved]
+    found = _compare(name, pairs)
+    if found.kind == "live":
+        return found
+    same = all(after.handles == before[1].handles for _, after in moved)
+    return Classification("live") if same else found
+
+
+def fingerprint(model: keras.Model) -> Fingerprint:
+    """Reduce a compiled model to what can be compared."""
+    handles = find_handles(model)
+    layers = _keras_internals.flatten_layers(model)
+    names = {layer.name: f"#{index}" for index, layer in enumerate(layers)}
+    structure = [_mask(_describe_layer(layer), names) for layer in layers]
+    optimizer = inner_optimizer(model)
+    if optimizer is not None:
+        config = _config(optimizer)
+        live = {key for key in _OPTIMIZER_KEYS if isinstance(config.get(key), int | float)}
+        structure.append(
+            [type(optimizer).__name__]
+            + [
+                (key, _mask(value, names))
+                for key, value in sorted(config.items())
+                if key not in live and key != "name"
+            ]
+        )
+    for loss in keras.tree.flatten(model.loss):
+        config = _config(loss)
+        structure.append(
+            [str(getattr(loss, "name", loss)), type(loss).__name__]
+            + [(k, _mask(v, names)) for k, v in sorted(config.items()) if k != "label_smoothing"]
+        )
+    shapes = (
+        tuple((tuple(w.shape), str(w.dtype), bool(w.trainable)) for w in model.weights)
+        if model.built
+        else None
+    )
+    return Fingerprint(
+        shapes=shapes,
+        structure=structure,
+        handles={path: handle.static for path, handle in handles.items()},
+        unbounded=frozenset(path for path, handle in handles.items() if handle.unbounded),
+    )
+
+
+def _compare(
+    name: str, pairs: Sequence[tuple[tuple[Values, Fingerprint], tuple[Values, Fingerprint]]]
+) -> Classification:
+    changed: set[str] = set()
+    for (_, before), (_, after) in pairs:
+        if before.shapes != after.shapes:
+            return Classification("structural")
+    for (_, before), (_, after) in pairs:
+        if before.structure != after.structure or set(before.handles) != set(after.handles):
+            return Classification("rebuild")
+        changed |= {path for path, v in before.handles.items() if after.handles[path] != v}
+    if not changed:
+        # Nothing in the model shows it. A batch size acts through the data; anything else acts
+        # where a config cannot show it (a closure), so that only a new model is sure to have it.
+        return Classification("live" if name == BATCH_SIZE else "rebuild")
+    observed = [(values[name], print_) for pair in pairs for values, print_ in pair]
+    factors = {path: _factor(path, observed) for path in sorted(changed)}
+    return Classification(
+        "live",
+        tuple((path, 1.0 if factor is None else factor) for path, factor in factors.items()),
+        computed=any(factor is None for factor in factors.values()),
+        unbounded=all(path in pairs[0][0][1].unbounded for path in changed),
+    )
+
+
+def _factor(path: str, observed: Sequence[tuple[Any, Fingerprint]]) -> float | None:
+    """Return handle / value if it is the same wherever it was observed, else None."""
+    try:
+        points = [(float(value), print_.handles[path]) for value, print_ in observed]
+    except (TypeError, ValueError):
+        return None
+    ratios = [handle / value for value, handle in points if value != 0.0]
+    zeros = [handle for value, handle in points if value == 0.0]
+    if not ratios or any(zeros) or not np.allclose(ratios, ratios[0], rtol=1e-6, atol=0.0):
+        return None
+    return 1.0 if np.isclose(ratios[0], 1.0, rtol=1e-6) else ratios[0]
+
+
+def _separate(found: dict[str, Classification]) -> dict[str, Classification]:
+    """Mark hyperparameters that share a handle: what it becomes depends on all of them."""
+    owners: dict[str, list[str]] = {}
+    for name, classification in found.items():
+        for path, _ in classification.targets:
+            owners.setdefault(path, []).append(name)
+    shared = {name for names in owners.values() if len(names) > 1 for name in names}
+    return {
+        name: Classification("live", c.targets, True, c.unbounded) if name in shared else c
+        for name, c in found.items()
+    }
+
+
+def _describe_layer(layer: keras.Layer) -> dict[str, Any]:
+    config = _config(layer)
+    if not config:
+        # A subclassed model or layer without a config: its plain attributes say what can be said.
+        config = {
+            key: value
+            for key, value in vars(layer).items()
+            if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple)
+        }
+    return {"class_name": type(layer).__name__, "config": config}
+
+
+def _config(obj: Any) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return dict(obj.get_config())
+        except Exception:
+            return {}
+
+
+def _mask(value: Any, names: Mapping[str, str], class_name: str = "") -> Any:
+    """Return a nested config without handles' values and automatic names, comparable by `==`."""
+    if isinstance(value, Mapping):
+        inner = str(value.get("class_name", "")) if "config" in value else class_name
+        live = _LIVE_KEYS.get(class_name, ())
+        return [
+            (key, _mask(item, names, inner))
+            for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))
+            if not (key == "name" or (key in live and "config" not in value))
+        ]
+    if isinstance(value, list | tuple):
+        return [_mask(item, names, class_name) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, str):
+        return names.get(value, value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return getattr(value, "name", None) or type(value).__name__

@@ -1,0 +1,118 @@
+"""A handle: one scalar of a compiled model that can be changed while the model trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import keras
+
+from keras_popdescent.errors import BindingError, describe
+from keras_popdescent.hyperparameters import _keras_internals
+from keras_popdescent.hyperparameters.live_scalar import LiveScalar
+
+
+class Handle(ABC):
+    """One scalar that the train step reads.
+
+    Until `attach`, the model is as its author built it and `static` is the number in it. After
+    `attach`, the traced step reads a variable; `write` never retraces, and `read` returns what the
+    graph uses.
+
+    Attributes:
+        path: Where the scalar is, the same in every model that one build function returns.
+        static: The number that the author of the model put there.
+        unbounded: True for a positive scale without a natural upper end.
+        neutral: The value under which members can be compared, where the scalar changes the loss
+            that is reported (a penalty, say); None where it does not.
+        probe: Two values that must lead to different train steps.
+    """
+
+    unbounded: bool = False
+    neutral: float | None = None
+    probe: tuple[float, float] | None = (0.0, 0.5)
+
+    def __init__(self, path: str, static: float) -> None:
+        self.path = path
+        self.static = static
+        self.scalar: LiveScalar | None = None
+
+    def attach(self, model: keras.Model) -> None:
+        """Make the scalar live in this model; it keeps its value."""
+        if self.scalar is None:
+            self.scalar = LiveScalar(self._make_variable(model))
+            self._install(model, self.scalar)
+
+    def detach(self, model: keras.Model) -> None:
+        """Put a plain number, the current one, back into the model."""
+        if self.scalar is not None:
+            self._install(model, self.scalar.read())
+            self._drop_variable(model, self.scalar.variable)
+            self.scalar = None
+
+    def read(self) -> float:
+        """Return the value that the train step uses."""
+        return self.static if self.scalar is None else self.scalar.read()
+
+    def write(self, value: float) -> None:
+        """Set the value that the train step uses from now on.
+
+        Raises:
+            BindingError: If the handle is not attached.
+        """
+        if self.scalar is None:
+            raise BindingError(
+                describe(
+                    f"`{self.path}` is not live in this model.",
+                    "It must be attached before the train step is traced.",
+                    value=value,
+                )
+            )
+        self.scalar.variable.assign(value)
+
+    def set_plain(self, model: keras.Model, value: float) -> None:
+        """Put a plain number into a model in which the handle is not live."""
+        self._install(model, value)
+        self.static = value
+
+    @property
+    def variable(self) -> keras.Variable | None:
+        """The variable that this handle added to the model or optimizer, if it added one."""
+        return None if self.scalar is None else self.scalar.variable
+
+    def _make_variable(self, model: keras.Model) -> keras.Variable:
+        # The variable must be part of the model's tracked state: on JAX a step bakes any other
+        # variable in as a constant.
+        with _keras_internals.unlocked(model):
+            return model.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(self.static),
+                dtype="float32",
+                trainable=False,
+                name="live_" + "".join(c if c.isalnum() else "_" for c in self.path),
+            )
+
+    def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
+        _keras_internals.untrack(model, variable)
+
+    @abstractmethod
+    def _install(self, model: keras.Model, scalar: Any) -> None:
+        """Put a `LiveScalar` or a number where the train step reads it."""
+
+
+class AttributeHandle(Handle):
+    """A scalar that is an attribute of an object within the model.
+
+    Args:
+        path: See `Handle`.
+        owner: The object.
+        attribute: The attribute's name.
+    """
+
+    def __init__(self, path: str, owner: Any, attribute: str) -> None:
+        super().__init__(path, float(getattr(owner, attribute)))
+        self.owner = owner
+        self.attribute = attribute
+
+    def _install(self, model: keras.Model, scalar: Any) -> None:
+        setattr(self.owner, self.attribute, scalar)

@@ -1,0 +1,166 @@
+"""Handles of the optimizer: learning rate, schedule multiplier, momentum, betas, decay, clipping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.hyperparameters import _keras_internals
+from keras_popdescent.hyperparameters.handle import AttributeHandle, Handle
+
+_SCALARS = ("momentum", "beta_1", "beta_2", "rho")
+_SCALES = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
+
+
+def inner_optimizer(model: keras.Model) -> Any:
+    """Return the optimizer that computes the updates, without a loss-scaling wrapper."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+class LearningRateHandle(Handle):
+    """The optimizer's learning rate: a variable already, nothing has to be added."""
+
+    unbounded = True
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__("optimizer.learning_rate", _number(optimizer.learning_rate))
+        self.optimizer = optimizer
+        self.attached = False
+
+    def attach(self, model: keras.Model) -> None:
+        self.attached = True
+
+    def detach(self, model: keras.Model) -> None:
+        self.attached = False
+
+    def read(self) -> float:
+        return _number(self.optimizer.learning_rate)
+
+    def write(self, value: float) -> None:
+        self.optimizer.learning_rate = value
+
+    def _install(self, model: keras.Model, scalar: Any) -> None:
+        self.write(float(scalar))
+
+
+@keras.saving.register_keras_serializable(package="keras_popdescent")
+class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning-rate schedule times a live multiplier.
+
+    Args:
+        schedule: The user's schedule.
+        multiplier: A number or a `LiveScalar`.
+    """
+
+    def __init__(self, schedule: Any, multiplier: Any = 1.0) -> None:
+        self.schedule = schedule
+        self.multiplier = multiplier
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(step) * self.multiplier
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "multiplier": float(self.multiplier),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ScaledSchedule:
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["multiplier"])
+
+
+class ScheduleMultiplierHandle(Handle):
+    """A multiplier on the schedule of an optimizer, whose rate itself cannot be set."""
+
+    unbounded = True
+
+    def __init__(self, optimizer: Any, schedule: Any) -> None:
+        scaled = isinstance(schedule, ScaledSchedule)
+        super().__init__(
+            "optimizer.learning_rate_multiplier", float(schedule.multiplier) if scaled else 1.0
+        )
+        self.optimizer = optimizer
+        self.schedule = schedule.schedule if scaled else schedule
+
+    def _make_variable(self, model: keras.Model) -> keras.Variable:
+        return _optimizer_variable(self.optimizer, self.static, "learning_rate_multiplier")
+
+    def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
+        """An optimizer keeps the variable; nothing reads it any more."""
+
+    def _install(self, model: keras.Model, scalar: Any) -> None:
+        self.optimizer.learning_rate = ScaledSchedule(self.schedule, scalar)
+
+
+class OptimizerHandle(AttributeHandle):
+    """A Python number that the update rule reads."""
+
+    def _make_variable(self, model: keras.Model) -> keras.Variable:
+        return _optimizer_variable(self.owner, self.static, self.attribute)
+
+    def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
+        """An optimizer keeps the variable; nothing reads it any more."""
+
+
+class ScaleHandle(OptimizerHandle):
+    """Weight decay or a clipping threshold."""
+
+    unbounded = True
+    probe: tuple[float, float] | None = (0.0, 0.5)
+
+    def __init__(self, path: str, owner: Any, attribute: str) -> None:
+        super().__init__(path, owner, attribute)
+        # Whether a clipping threshold matters depends on the gradients: no probe can tell.
+        if attribute != "weight_decay":
+            self.probe = None
+
+
+def optimizer_handles(model: keras.Model) -> list[Handle]:
+    """Return the handles of the model's optimizer."""
+    optimizer = inner_optimizer(model)
+    if optimizer is None:
+        return []
+    schedule = _schedule(optimizer)
+    first: Handle = (
+        LearningRateHandle(optimizer)
+        if schedule is None
+        else ScheduleMultiplierHandle(optimizer, schedule)
+    )
+    plain: list[Handle] = [
+        OptimizerHandle(f"optimizer.{name}", optimizer, name)
+        for name in _SCALARS
+        if _is_number(optimizer, name)
+    ]
+    scales: list[Handle] = [
+        ScaleHandle(f"optimizer.{name}", optimizer, name)
+        for name in _SCALES
+        if _is_number(optimizer, name)
+    ]
+    return [first, *plain, *scales]
+
+
+def _schedule(optimizer: Any) -> Any:
+    """Return the schedule that the optimizer was built with, None for a plain rate."""
+    schedule = _keras_internals.learning_rate_setting(optimizer)
+    return (
+        schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
+    )
+
+
+def _is_number(optimizer: Any, name: str) -> bool:
+    value = getattr(optimizer, name, None)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    """Return the shortest number that is the same in float32: 0.001, not 0.0010000000475."""
+    return float(str(np.float32(keras.ops.convert_to_numpy(value))))
+
+
+def _optimizer_variable(optimizer: Any, value: float, name: str) -> keras.Variable:
+    return optimizer.add_variable(
+        shape=(), initializer=keras.initializers.Constant(value), dtype="float32", name=name
+    )

@@ -1,0 +1,194 @@
+"""Picture: the scores of all members over the gradient steps of their lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_popdescent.history import History
+from keras_popdescent.operators.fitness import Direction
+from keras_popdescent.plots import style
+from keras_popdescent.plots.lives import Floats, Integers, Life, Lives, read_lives
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A loss that falls to less than this fraction of its worst value is drawn on a log axis.
+LOG_RATIO = 5.0
+# The worst scores of a search beyond this quantile do not decide where the axis ends.
+OUTLIER_QUANTILE = 0.98
+
+
+@dataclass(frozen=True)
+class PopulationScores:
+    """What `plot_population_scores` draws; steps are gradient steps of a member's line.
+
+    Attributes:
+        objective: What the scores measure.
+        direction: `"min"` or `"max"`.
+        population_size: Most members at one time.
+        lines: By member, an (iterations, 2) array of (steps, score); NaN where not finite.
+        connections: (births, 2, 2), from (steps, score) of a parent to that of its child's first.
+        replaced: (replaced, 2), the last (steps, score) of each member that was replaced.
+        not_finite: (count,) steps of the scores that were not finite.
+        winner: (iterations, 2), (steps, score) of the best member's ancestors and itself, until it
+            scored best.
+        best: (iterations, 2), (steps, best score so far).
+        log: Whether the scores read best on a logarithmic axis.
+        limits: Lowest and highest score that the axis has to show; rare outliers are outside.
+    """
+
+    objective: str
+    direction: Direction
+    population_size: int
+    lines: tuple[Floats, ...]
+    connections: Floats
+    replaced: Floats
+    not_finite: Integers
+    winner: Floats
+    best: Floats
+    log: bool
+    limits: tuple[float, float]
+
+    @property
+    def off_axis(self) -> Integers:
+        """(count,) steps of the finite scores outside `limits`."""
+        points = np.concatenate(self.lines)
+        low, high = self.limits
+        return points[(points[:, 1] < low) | (points[:, 1] > high), 0].astype(np.int64)
+
+
+def population_scores_data(history: History) -> PopulationScores:
+    """Compute what `plot_population_scores` draws.
+
+    Args:
+        history: The history of a search.
+
+    Raises:
+        ArgumentError: If no member has a finite score yet.
+    """
+    lives = read_lives(history)
+    members = [life for life in lives.by_id.values() if life.steps.size]
+    scores = np.concatenate([life.scores for life in members])
+    best = _best_so_far(history)
+    log = _reads_best_on_log_axis(scores, history.direction)
+    return PopulationScores(
+        objective=history.objective,
+        direction=history.direction,
+        population_size=max(len(record.members) for record in history.iterations()),
+        lines=tuple(_points(life) for life in members),
+        connections=_connections(lives),
+        replaced=np.array(
+            [_points(life)[-1] for life in members if life.replaced], dtype=np.float64
+        ).reshape(-1, 2),
+        not_finite=np.concatenate([life.steps[np.isnan(life.scores)] for life in members]),
+        winner=_winner(lives),
+        best=best,
+        log=log,
+        limits=_limits(scores, best[:, 1], history.direction, log),
+    )
+
+
+def _points(life: Life) -> Floats:
+    return np.column_stack([life.steps, life.scores])
+
+
+def _connections(lives: Lives) -> Floats:
+    pairs = [
+        [(child.start, parent.score_at(child.born)), (child.steps[0], child.scores[0])]
+        for parent, child in lives.children
+        if child.steps.size
+    ]
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2, 2)
+
+
+def _winner(lives: Lives) -> Floats:
+    line = [lives.by_id[member_id] for member_id in lives.winner.line]
+    ends = [*(child.born for child in line[1:]), lives.winner.iteration]
+    return np.concatenate(
+        [_points(life)[life.iterations <= end] for life, end in zip(line, ends, strict=True)]
+    )
+
+
+def _best_so_far(history: History) -> Floats:
+    better = np.fmin if history.direction == "min" else np.fmax
+    points = []
+    best = np.nan
+    for record in history.iterations():
+        scores = np.array([member.score for member in record.members], dtype=np.float64)
+        best = better.reduce([best, *scores[np.isfinite(scores)]])
+        points.append((max(member.gradient_steps for member in record.members), best))
+    return np.array(points, dtype=np.float64)
+
+
+def _reads_best_on_log_axis(scores: Floats, direction: Direction) -> bool:
+    low, high = np.nanmin(scores), np.nanmax(scores)
+    return bool(direction == "min" and low > 0.0 and high > LOG_RATIO * low)
+
+
+def _limits(
+    scores: Floats, best_so_far: Floats, direction: Direction, log: bool
+) -> tuple[float, float]:
+    """Return the range of all scores, cut where the worst are far beyond what is usual."""
+    sign = 1.0 if direction == "min" else -1.0
+    forward, backward = (np.log, np.exp) if log else (np.asarray, np.asarray)
+    cost = sign * forward(scores[np.isfinite(scores)])
+    first_best = sign * forward(best_so_far[np.isfinite(best_so_far)][0])
+    usual = max(np.quantile(cost, OUTLIER_QUANTILE), first_best)
+    worst = min(cost.max(), usual + 0.5 * (usual - cost.min()))
+    low, high = sorted(float(backward(sign * end)) for end in (cost.min(), worst))
+    return low, high
+
+
+def plot_population_scores(history: History, ax: Axes | None = None) -> Figure:
+    """Draw the scores of all members over the gradient steps of their lines.
+
+    One thin line a member; a fainter one leads from a parent to its child's first score; a cross
+    ends a member that was replaced. The bold line is that of the best member and its ancestors, the
+    dashed one the best score so far. Scores that are not finite are gaps, counted in the legend and
+    marked at the edge of the axis, as are rare ones far beyond the others.
+
+    Args:
+        history: The history of a search.
+        ax: Where to draw; defaults to a new figure.
+
+    Returns:
+        The figure that was drawn in.
+
+    Raises:
+        ArgumentError: If no member has a finite score yet.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> plot_population_scores(population.history).savefig("scores.png")  # doctest: +SKIP
+    """
+    data = population_scores_data(history)
+    with style.drawing(ax) as axes:
+        draw_scores(axes, data)
+        axes.set_xlabel(style.STEPS_LABEL)
+        style.legend_above(axes)
+        return style.figure_of(axes)
+
+
+def draw_scores(ax: Axes, data: PopulationScores) -> None:
+    """Draw the data into axes, without legend and x label."""
+    look = style.look(data.population_size)
+    style.add_lines(ax, data.connections, look, faint=True)
+    style.add_lines(ax, [line for line in data.lines if len(line) > 1], look, label="a member")
+    style.add_replaced(ax, data.replaced, look)
+    ax.plot(*data.winner.T, **style.WINNER, label="the winner's line")
+    ax.plot(*data.best.T, **style.BEST, drawstyle="steps-post", label="best so far")
+    ax.plot(*data.winner[-1], **style.STAR, label="best score")
+    ax.set_ylabel(data.objective)
+    low, high = data.limits
+    if data.log:
+        style.set_log(ax, low, high)
+    else:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        ax.set_ylim(low - margin, high + margin)
+    edge = 1.0 if data.direction == "min" else 0.0
+    style.add_edge_marks(ax, data.off_axis, edge, "beyond the axis", filled=False)
+    style.add_edge_marks(ax, data.not_finite, edge, "not finite", filled=True)

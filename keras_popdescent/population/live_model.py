@@ -1,0 +1,200 @@
+"""A compiled model whose hyperparameters are live, and through which members take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.data.batch import Batch
+from keras_popdescent.errors import BindingError, DataError, describe
+from keras_popdescent.hyperparameters import Binding, HandleBinding
+from keras_popdescent.hyperparameters.handle import Handle
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.strategies.space import Values
+
+
+class LiveModel:
+    """One compiled model for all members of one structure.
+
+    Args:
+        blueprint: Builds the model.
+        values: Hyperparameter values that decide its structure.
+        seed: Seed of the initial weights.
+        batch: A batch of training data: weights, losses and metrics appear with it.
+        full: Whether losses and metrics are needed too, not only the state.
+
+    Raises:
+        ModelError: If the blueprint returns no compiled model.
+        DataError: If the model does not take the data.
+    """
+
+    def __init__(
+        self, blueprint: Blueprint, values: Values, seed: int, batch: Batch, full: bool = True
+    ) -> None:
+        self.blueprint = blueprint
+        self.model = blueprint.build_seeded(values, seed)
+        if full or not self.model.built:
+            _build_on(self.model, batch)
+        self.bindings: dict[str, Binding] = blueprint.bindings(values)
+        for binding in self.bindings.values():
+            binding.attach(self.model)
+        computed = blueprint.computed_paths(values)
+        self._computed = HandleBinding("computed", [(path, 1.0) for path in computed])
+        if computed:
+            self._computed.attach(self.model)
+        # After the bindings: a live momentum needs its slots even where it starts at 0.
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self._index_variables()
+        self._read, self._write = _swap_functions(
+            [*self.weight_variables, *self.optimizer_variables]
+        )
+
+    def _index_variables(self) -> None:
+        self.weight_variables = list(self.model.variables)
+        self.optimizer_variables = list(self.model.optimizer.variables)
+        trainable = {id(v) for v in self.model.trainable_variables}
+        weights = {id(v) for v in self.model.weights}
+        live = {id(handle.variable) for handle in self.handles if handle.variable is not None}
+        self.trainable_indices = [
+            i for i, v in enumerate(self.weight_variables) if id(v) in trainable
+        ]
+        # `variables` has the state of random seeds, `weights` has not.
+        self.seed_indices = [i for i, v in enumerate(self.weight_variables) if id(v) not in weights]
+        self.live_indices = [
+            i
+            for i, v in enumerate([*self.weight_variables, *self.optimizer_variables])
+            if id(v) in live
+        ]
+        self.step_counter_indices = [
+            i
+            for i, v in enumerate(self.optimizer_variables)
+            if v.dtype.startswith("int") and v.shape == () and "iteration" in v.name
+        ]
+
+    @property
+    def handles(self) -> list[Handle]:
+        """All built-in handles that are live in this model."""
+        handles = [handle for binding in self.bindings.values() for handle in binding.handles]
+        return handles + list(self._computed.handles)
+
+    def read_variables(self) -> list[Any]:
+        """Return tensors with the values of all variables; they do not change with the model."""
+        return self._read()
+
+    def write_variables(self, tensors: Sequence[Any]) -> None:
+        """Assign all variables, in the order of `read_variables`."""
+        self._write(tensors)
+
+    def write_values(self, values: Values) -> None:
+        """Write hyperparameter values and read them back.
+
+        Raises:
+            BindingError: If the train step would use another value.
+        """
+        for name, binding in self.bindings.items():
+            if name in values:
+                self._write_one(name, binding, float(values[name]))
+        if self._computed.handles:
+            computed = self.blueprint.computed_values(values)
+            for handle in self._computed.handles:
+                handle.write(computed[handle.path])
+
+    @staticmethod
+    def _write_one(name: str, binding: Binding, value: float) -> None:
+        binding.write(value)
+        used = binding.read()
+        if not np.isclose(used, value, rtol=1e-5, atol=1e-30) and np.isfinite(value):
+            raise BindingError(
+                describe(
+                    f"`{name}` was written and did not arrive in the model.",
+                    f"Expected the train step to use {value!r}.",
+                    used=used,
+                )
+            )
+
+    def read_values(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the values that the train step uses, of those names that are bound."""
+        return {name: self.bindings[name].read() for name in names if name in self.bindings}
+
+    @contextmanager
+    def neutral(self) -> Iterator[None]:
+        """Within the block, members can be compared: what changes the reported loss is neutral.
+
+        A live penalty coefficient or label smoothing is 0, a loss weight or scale its own default:
+        else a member would win by having a smaller penalty, not by fitting better.
+        """
+        comparable = [handle for handle in self.handles if handle.neutral is not None]
+        before = [handle.read() for handle in comparable]
+        for handle in comparable:
+            handle.write(float(handle.neutral or 0.0))
+        try:
+            yield
+        finally:
+            for handle, value in zip(comparable, before, strict=True):
+                handle.write(value)
+
+    def detach(self) -> None:
+        """Make the model a plain Keras model again, with the current values as plain numbers."""
+        for binding in [*self.bindings.values(), self._computed]:
+            binding.detach(self.model)
+
+
+def _build_on(model: keras.Model, batch: Batch) -> None:
+    """Create weights, losses and metrics from a batch; nothing is trained."""
+    try:
+        if keras.backend.backend() == "tensorflow":
+            # Eager, so that nothing is traced or compiled for it.
+            model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+        else:
+            model.test_on_batch(*batch)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DataError(
+            describe(
+                "The model does not take the data.",
+                fix="Check the shapes of inputs and labels, and the loss.",
+                reason=str(error).strip().splitlines()[0][:300] if str(error) else repr(error),
+                shapes=[getattr(leaf, "shape", None) for leaf in keras.tree.flatten(batch)],
+            )
+        ) from error
+    model.reset_metrics()
+
+
+def _swap_functions(variables: list[keras.Variable]) -> tuple[Any, Any]:
+    """Return functions that read and assign many variables at once, on the device."""
+    if keras.backend.backend() != "tensorflow":
+
+        def read() -> list[Any]:
+            return [keras.ops.convert_to_tensor(variable) for variable in variables]
+
+        def write(tensors: Sequence[Any]) -> None:
+            for variable, tensor in zip(variables, tensors, strict=True):
+                variable.assign(tensor)
+
+        if keras.backend.backend() == "torch":
+
+            def read() -> list[Any]:  # torch tensors are views of their variable
+                return [keras.ops.copy(keras.ops.convert_to_tensor(v)) for v in variables]
+
+        return read, write
+    import tensorflow as tf
+
+    # Raw operations: a tenth of the time of `Variable.assign`, and nothing to trace. A tensor that
+    # was read keeps its value: TensorFlow copies on write while somebody holds it.
+    targets = [(variable.value.handle, variable.value.dtype) for variable in variables]
+
+    def read_all() -> list[Any]:
+        return [
+            tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in targets
+        ]
+
+    def write_all(tensors: Sequence[Any]) -> None:
+        for (handle, dtype), tensor in zip(targets, tensors, strict=True):
+            value = tf.convert_to_tensor(tensor, dtype)
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    return read_all, write_all

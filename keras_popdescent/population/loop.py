@@ -1,0 +1,388 @@
+"""The loop: train -> score -> record -> evolve -> apply. No algorithm is inside."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from keras_popdescent.data import SearchData
+from keras_popdescent.errors import DivergedError, describe
+from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
+from keras_popdescent.operators.fitness import fitness
+from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.member import Member
+from keras_popdescent.population.objective import Objective
+from keras_popdescent.population.state import MemberState
+from keras_popdescent.strategies.base import Offspring, PopulationView, Strategy
+from keras_popdescent.strategies.space import SearchSpace, Values
+
+# A search ends with an error after so many iterations without any finite score.
+MAX_DIVERGED_ITERATIONS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how a search runs.
+
+    Attributes:
+        population_size: Number of members, at least 1.
+        num_elites: Members that stay untouched, 0 ... population_size; the paper's m.
+        iterations: Number of iterations.
+        batches_per_iteration: Batches a member trains on in an iteration.
+        max_births: At most so many members are ever born; None for no limit.
+        num_kept: How many of the best members ever seen are kept.
+    """
+
+    population_size: int
+    num_elites: int
+    iterations: int
+    batches_per_iteration: int
+    max_births: int | None = None
+    num_kept: int = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A member as it was when it scored best.
+
+    Attributes:
+        member_id: The member.
+        score: Its score then.
+        values: Its hyperparameter values.
+        state: Its state then.
+        gradient_steps: Gradient steps of its line then.
+    """
+
+    member_id: int
+    score: float
+    values: Values
+    state: MemberState
+    gradient_steps: int
+
+
+class Observer:
+    """Is told what happens in a search; override what is of interest."""
+
+    def search_begin(self, loop: Loop) -> None:
+        """The first members exist."""
+
+    def births(self, members: Sequence[Member]) -> None:
+        """Members were born."""
+
+    def deaths(self, members: Sequence[Member]) -> None:
+        """Members are about to be replaced; they are still there."""
+
+    def iteration_end(self, record: IterationRecord) -> None:
+        """An iteration was recorded, with the births that followed from it."""
+
+    def search_end(self, loop: Loop) -> None:
+        """The search is over, also where it was interrupted."""
+
+
+class Loop:
+    """Runs one population.
+
+    Args:
+        executor: Trains, scores and rewrites members.
+        strategy: Decides who is replaced.
+        space: The search space.
+        objective: What scores a member.
+        settings: How long and how.
+        rng: The strategy's randomness.
+        history: Where records go.
+        observers: Told what happens.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        strategy: Strategy,
+        space: SearchSpace,
+        objective: Objective,
+        settings: Settings,
+        rng: np.random.Generator,
+        history: History,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.executor = executor
+        self.strategy = strategy
+        self.space = space
+        self.objective = objective
+        self.settings = settings
+        self.history = history
+        self.observers = list(observers)
+        self.members: list[Member] = []
+        self.kept: list[Kept] = []
+        self.iteration = 0
+        self.interrupted = False
+        # Sentences for the user: which executor, how the budget came about.
+        self.notes: list[str] = []
+        self._rng = rng
+        self._num_born = 0
+        self._steps = 0
+        self._began = 0.0
+        self._diverged_iterations = 0
+
+    def first_values(self, given: Sequence[Values] = ()) -> list[Values]:
+        """Return the first members' values: those given, then the strategy's own.
+
+        Args:
+            given: Values for the first slots; what they leave out is the strategy's.
+        """
+        drawn = self.strategy.start(self.settings.population_size, self.space, self._rng)
+        return [
+            {**values, **(given[slot] if slot < len(given) else {})}
+            for slot, values in enumerate(drawn)
+        ]
+
+    def start(self, setup: Setup) -> None:
+        """Make the first members."""
+        self.executor.start(setup)
+        self._began = time.perf_counter()
+        births = []
+        for slot, values in enumerate(setup.values):
+            member = Member(self._num_born, slot, dict(values))
+            self.members.append(member)
+            births.append(BirthRecord(slot, member.member_id, (), dict(values)))
+            self._num_born += 1
+        self.history.append(IterationRecord(0, 0, 0.0, births=tuple(births)))
+        for observer in self.observers:
+            observer.search_begin(self)
+            observer.births(self.members)
+
+    def go_on(
+        self,
+        data: SearchData,
+        iterations: int,
+        batches_per_iteration: int,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """Prepare for more iterations, on the same or other data; `run` does them."""
+        self.executor.feed(data)
+        self.settings = replace(
+            self.settings,
+            iterations=self.iteration + iterations,
+            batches_per_iteration=batches_per_iteration,
+        )
+        self.interrupted = False
+        self.observers = list(observers)
+        for observer in self.observers:
+            observer.search_begin(self)
+            observer.births(self.members)
+
+    def run(self) -> None:
+        """Run the iterations that are left, and the strategy's closing rounds.
+
+        An interrupt (Ctrl-C) ends the search after what was recorded last; nothing is lost.
+
+        Raises:
+            DivergedError: If no member was finite for several iterations in a row.
+        """
+        try:
+            while self.iteration < self.settings.iterations and not self._all_stopped():
+                self.step()
+            self._close()
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            for observer in self.observers:
+                observer.search_end(self)
+
+    def step(self) -> IterationRecord:
+        """Run one iteration and return its record."""
+        slots = [member.slot for member in self.members if not member.stopped]
+        reports = self.executor.advance(slots, self.settings.batches_per_iteration)
+        self.iteration += 1
+        self._take(reports)
+        view = self._view()
+        self._watch_divergence(view)
+        records = self._member_records(view, {report.slot: report for report in reports})
+        offspring = self.strategy.evolve(view, self._rng)
+        births = self._replace(offspring)
+        record = self._record(records, births)
+        self._announce(record)
+        return record
+
+    def _take(self, reports: Sequence[Report]) -> None:
+        for report in reports:
+            member = self.members[report.slot]
+            member.score = report.score
+            member.gradient_steps += report.gradient_steps
+            self._steps += report.gradient_steps
+            self._keep(member)
+
+    def _keep(self, member: Member) -> None:
+        """Hold on to a member's state if it is among the best ever, one entry a member."""
+        score = member.score
+        if score is None or not math.isfinite(score):
+            return
+        if member.best_score is not None and not self.objective.better(score, member.best_score):
+            return
+        member.best_score = score
+        others = [kept for kept in self.kept if kept.member_id != member.member_id]
+        full = len(others) >= self.settings.num_kept
+        if full and not self.objective.better(score, others[-1].score):
+            self.kept = others if len(others) < len(self.kept) else self.kept
+            return
+        entry = Kept(
+            member.member_id,
+            score,
+            dict(member.values),
+            self.executor.capture(member.slot),
+            member.gradient_steps,
+        )
+        sign = 1.0 if self.objective.direction == "min" else -1.0
+        ranked = sorted([*others, entry], key=lambda kept: sign * kept.score)
+        self.kept = ranked[: self.settings.num_kept]
+
+    def _view(self) -> PopulationView:
+        limit = self.settings.max_births
+        return PopulationView(
+            scores=np.array([_number(member.score) for member in self.members]),
+            values=[dict(member.values) for member in self.members],
+            iteration=self.iteration,
+            num_iterations=self.settings.iterations,
+            num_elites=self.settings.num_elites,
+            space=self.space,
+            direction=self.objective.direction,
+            births_left=None if limit is None else max(limit - self._num_born, 0),
+        )
+
+    def _watch_divergence(self, view: PopulationView) -> None:
+        self._diverged_iterations = 0 if view.fitness.any() else self._diverged_iterations + 1
+        if self._diverged_iterations >= MAX_DIVERGED_ITERATIONS:
+            raise DivergedError(
+                describe(
+                    f"No member had a finite score for {self._diverged_iterations} iterations.",
+                    fix="Lower the learning rates in the search space, or clip gradients.",
+                    hyperparameters=list(view.values),
+                )
+            )
+
+    def _member_records(
+        self, view: PopulationView, reports: Mapping[int, Report]
+    ) -> tuple[MemberRecord, ...]:
+        return tuple(
+            MemberRecord(
+                slot=member.slot,
+                member_id=member.member_id,
+                values=dict(member.values),
+                score=_number(member.score),
+                fitness=float(view.fitness[member.slot]),
+                gradient_steps=member.gradient_steps,
+                logs=dict(reports[member.slot].logs) if member.slot in reports else {},
+                seconds=reports[member.slot].seconds if member.slot in reports else 0.0,
+            )
+            for member in self.members
+        )
+
+    def _replace(self, offspring: Sequence[Offspring]) -> tuple[BirthRecord, ...]:
+        if not offspring:
+            return ()
+        before = list(self.members)
+        for observer in self.observers:
+            observer.deaths([before[child.slot] for child in offspring])
+        self.executor.apply(offspring)
+        births = []
+        for child in offspring:
+            parents = [before[slot] for slot in child.parents]
+            member = Member(
+                member_id=self._num_born,
+                slot=child.slot,
+                values=dict(child.values),
+                parents=tuple(parent.member_id for parent in parents),
+                born=self.iteration,
+                inherited_steps=parents[0].gradient_steps,
+                gradient_steps=parents[0].gradient_steps,
+            )
+            self._num_born += 1
+            self.members[child.slot] = member
+            births.append(
+                BirthRecord(
+                    slot=child.slot,
+                    member_id=member.member_id,
+                    parents=member.parents,
+                    values=dict(child.values),
+                    inherited_steps=member.inherited_steps,
+                    replaced=before[child.slot].member_id,
+                    parent_values=dict(parents[0].values),
+                    strength=child.strength,
+                    weight_noise=asdict(child.weight_noise),
+                    optimizer_state=child.optimizer_state,
+                )
+            )
+        return tuple(births)
+
+    def _record(
+        self,
+        members: tuple[MemberRecord, ...],
+        births: tuple[BirthRecord, ...],
+        closing: bool = False,
+    ) -> IterationRecord:
+        seconds = time.perf_counter() - self._began
+        record = IterationRecord(self.iteration, self._steps, seconds, members, births, closing)
+        self.history.append(record)
+        return record
+
+    def _announce(self, record: IterationRecord) -> None:
+        born = [self.members[birth.slot] for birth in record.births]
+        for observer in self.observers:
+            observer.iteration_end(record)
+            if born:
+                observer.births(born)
+
+    def _close(self) -> None:
+        """Train on after the last iteration, without selection, and score once more."""
+        plan = self.strategy.closing
+        if not plan.rounds:
+            return
+        slots = [member.slot for member in self.members]
+        reports: list[Report] = []
+        for round_ in range(plan.rounds):
+            reports = self.executor.advance(
+                slots,
+                plan.batches or self.settings.batches_per_iteration,
+                batch_size=plan.batch_size,
+                score=round_ == plan.rounds - 1,
+            )
+            if round_ < plan.rounds - 1:
+                for report in reports:
+                    self.members[report.slot].gradient_steps += report.gradient_steps
+                    self._steps += report.gradient_steps
+        self._take(reports)
+        records = self._member_records(self._view(), {report.slot: report for report in reports})
+        record = self._record(records, (), closing=True)
+        self._announce(record)
+
+    def _all_stopped(self) -> bool:
+        return all(member.stopped for member in self.members)
+
+    def ranking(self) -> list[Member]:
+        """Return the living members, the best last score first; those without one come last."""
+        scores = np.array([_number(member.score) for member in self.members])
+        order = np.argsort(-fitness(scores, self.objective.direction), kind="stable")
+        return [self.members[int(slot)] for slot in order]
+
+    def best(self) -> Kept:
+        """Return the result: the best member ever seen, or the fittest now, as the strategy says.
+
+        Newborn members have no score yet and count as unscored.
+        """
+        if self.strategy.keep_best and self.kept:
+            return self.kept[0]
+        member = self.ranking()[0]
+        return Kept(
+            member.member_id,
+            _number(member.score),
+            dict(member.values),
+            self.executor.capture(member.slot),
+            member.gradient_steps,
+        )
+
+
+def _number(score: float | None) -> float:
+    return float("nan") if score is None else float(score)

@@ -1,0 +1,133 @@
+"""The objective: which reported quantity scores a member, and in which direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from keras_popdescent.errors import ObjectiveError, describe
+from keras_popdescent.operators.fitness import Direction
+
+_MAXIMISED = (
+    "acc",
+    "auc",
+    "precision",
+    "recall",
+    "f1",
+    "fbeta",
+    "iou",
+    "dice",
+    "r2",
+    "cosine_similarity",
+    "true_positives",
+    "true_negatives",
+)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a member's score is.
+
+    Attributes:
+        name: A quantity that the model reports: `"loss"`, a metric's name, or either with `"val_"`
+            in front for its value on the validation data.
+        direction: `"min"` or `"max"`.
+        terms: For an objective of several terms, (name, direction) each: the score is the sum of
+            those to minimise less the sum of those to maximise.
+    """
+
+    name: str
+    direction: Direction
+    terms: tuple[tuple[str, Direction], ...] = field(default=())
+
+    @property
+    def names(self) -> list[str]:
+        """The reported quantities that the objective needs."""
+        return [name for name, _ in self.terms] or [self.name]
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether validation data is needed."""
+        return any(name.startswith("val_") for name in self.names)
+
+    def score(self, logs: Mapping[str, float]) -> float:
+        """Return the score of a member that reports `logs`.
+
+        Raises:
+            ObjectiveError: If a quantity is not reported; the message lists those that are.
+        """
+        missing = [name for name in self.names if name not in logs]
+        if missing:
+            raise ObjectiveError(
+                describe(
+                    "The model does not report the objective.",
+                    f"It reports: {', '.join(sorted(logs))}.",
+                    objective=missing[0] if len(missing) == 1 else missing,
+                )
+            )
+        if not self.terms:
+            return float(logs[self.name])
+        return sum(
+            float(logs[name]) * (1.0 if direction == "min" else -1.0)
+            for name, direction in self.terms
+        )
+
+    def better(self, first: float, second: float) -> bool:
+        """Whether the score `first` is better than `second`."""
+        return first < second if self.direction == "min" else first > second
+
+
+def objective_of(objective: str | tuple[str, Direction] | Objective) -> Objective:
+    """Return an objective from its name, with the direction inferred, or from (name, direction).
+
+    Raises:
+        ObjectiveError: If the direction cannot be inferred.
+    """
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, tuple):
+        name, direction = objective
+        if direction not in ("min", "max"):
+            raise ObjectiveError(
+                describe("The direction must be 'min' or 'max'.", direction=direction)
+            )
+        return Objective(name, direction)
+    return Objective(objective, infer_direction(objective))
+
+
+def infer_direction(name: str) -> Direction:
+    """Return the direction of a loss, an error or a well-known rate.
+
+    Raises:
+        ObjectiveError: If the name says nothing about the direction.
+    """
+    bare = name.removeprefix("val_").lower()
+    if any(word in bare for word in _MAXIMISED):
+        return "max"
+    if any(
+        word in bare
+        for word in (
+            "loss",
+            "error",
+            "mse",
+            "mae",
+            "rmse",
+            "mape",
+            "msle",
+            "entropy",
+            "diverg",
+            "perplexity",
+            "hinge",
+            "poisson",
+            "false_positives",
+            "false_negatives",
+        )
+    ):
+        return "min"
+    raise ObjectiveError(
+        describe(
+            "The direction of the objective cannot be told from its name.",
+            fix=f'Pass it as ("{name}", "min") or ("{name}", "max").',
+            objective=name,
+        )
+    )

@@ -1,0 +1,368 @@
+"""The library face: a population of one's own Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_popdescent.data import SearchData, prepare
+from keras_popdescent.errors import ArgumentError, DataError, PopDescentError, describe
+from keras_popdescent.history import History
+from keras_popdescent.operators.fitness import Direction
+from keras_popdescent.population.blueprint import Blueprint, ModelBlueprint
+from keras_popdescent.population.budget import plan_budget
+from keras_popdescent.population.executor import Executor, Setup
+from keras_popdescent.population.loop import Loop, Observer, Settings
+from keras_popdescent.population.objective import Objective, objective_of
+from keras_popdescent.population.registry import make_display, make_executor
+from keras_popdescent.strategies.base import ScoringPlan, Strategy
+from keras_popdescent.strategies.popdescent import PopDescent
+from keras_popdescent.strategies.space import Values
+
+DEFAULT_NUM_ELITES = 3
+
+
+class Population:
+    """A population of Keras models that trains, selects and mutates in place.
+
+    Use it for a loop of your own, or where there is no KerasTuner search space. Most users make one
+    with `Population.from_model`; the constructor takes any blueprint.
+
+    Args:
+        blueprint: Builds the members' models.
+        size: Number of members, at least 1. Defaults to 5, the paper's.
+        num_elites: Members that stay untouched in each iteration, 0 ... size; the paper's m.
+            Defaults to 3, or to `size` where that is smaller.
+        strategy: Decides who is replaced. Defaults to `PopDescent()`.
+        objective: What scores a member: a name that the model reports, `"val_"` in front for the
+            validation data; or (name, direction). Defaults to `"val_loss"`.
+        executor: `"auto"`, `"sequential"`, or an `Executor`.
+        seed: Seed of everything; None for another one each time. 0 is a seed.
+        initial_weights: Weights that all first members start with; None for weights of their own.
+
+    Raises:
+        ArgumentError: For an argument that cannot work.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_popdescent import Population
+        >>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(optimizer="adam", loss="mse")
+        >>> x = np.random.default_rng(0).normal(size=(256, 4)).astype("float32")
+        >>> y = x.sum(axis=1, keepdims=True)
+        >>> population = Population.from_model(model, size=3, num_elites=2, seed=0)
+        >>> history = population.fit(
+        ...     x, y, validation_split=0.25, iterations=3, batches_per_iteration=4, verbose=0
+        ... )
+        >>> len(history), len(population.models())
+        (3, 3)
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        size: int = 5,
+        num_elites: int | None = None,
+        *,
+        strategy: Strategy | None = None,
+        objective: str | tuple[str, Direction] | Objective = "val_loss",
+        executor: str | Executor = "auto",
+        seed: int | None = None,
+        initial_weights: Sequence[Any] | None = None,
+    ) -> None:
+        check_sizes(size, num_elites)
+        self.blueprint = blueprint
+        self.size = int(size)
+        self.num_elites = min(DEFAULT_NUM_ELITES, size) if num_elites is None else int(num_elites)
+        self.strategy = PopDescent() if strategy is None else strategy
+        self.objective = objective_of(objective)
+        self.executor, self.executor_note = make_executor(executor)
+        self._seeds = np.random.SeedSequence(seed)
+        self._initial_weights = initial_weights
+        self._history = History(self.objective.name, self.objective.direction)
+        self._loop: Loop | None = None
+
+    @classmethod
+    def from_model(
+        cls,
+        model: keras.Model | Callable[[], keras.Model],
+        size: int = 5,
+        num_elites: int | None = None,
+        *,
+        strategy: Strategy | None = None,
+        mutate: Sequence[str] = ("learning_rate", "l2"),
+        initial_weights: Literal["copied", "fresh"] | None = None,
+        objective: str | tuple[str, Direction] | Objective = "val_loss",
+        executor: str | Executor = "auto",
+        seed: int | None = None,
+    ) -> Population:
+        """Make a population from a compiled Keras model, or from a function that builds one.
+
+        Args:
+            model: A compiled model, which is cloned and itself stays as it is; or a function
+                without arguments that returns a compiled model (for models that cannot be cloned
+                from their configuration).
+            size: See the class.
+            num_elites: See the class.
+            strategy: See the class.
+            mutate: Which of the model's own values are mutated around where they are:
+                `"learning_rate"` (or a multiplier on its schedule), `"l2"` (all L1 and L2
+                coefficients), and paths of other live scalars, as `find_handles` lists them.
+            initial_weights: `"copied"`: every first member starts with the model's weights;
+                `"fresh"`: with weights of its own. Defaults to `"copied"` for a model (it may be
+                trained already) and `"fresh"` for a function.
+            objective: See the class.
+            executor: See the class.
+            seed: See the class.
+
+        Raises:
+            ModelError: If the model is not compiled, or cannot be cloned.
+        """
+        chosen = PopDescent() if strategy is None else strategy
+        blueprint = ModelBlueprint(
+            model,
+            tuple(mutate) if chosen.implicit else (),
+            chosen.multipliers,
+            chosen.regularization,
+        )
+        weights = None
+        if isinstance(model, keras.Model) and model.built and initial_weights != "fresh":
+            weights = model.get_weights()
+        return cls(
+            blueprint,
+            size,
+            num_elites,
+            strategy=chosen,
+            objective=objective,
+            executor=executor,
+            seed=seed,
+            initial_weights=weights,
+        )
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        iterations: int | None = None,
+        batches_per_iteration: int | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = 64,
+        validation_batch_size: int | None = None,
+        validation_steps: int | None = None,
+        validation_samples: int | None = None,
+        steps_per_epoch: int | None = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        shuffle: bool = True,
+        initial_hyperparameters: Sequence[Values] = (),
+        observers: Sequence[Observer] = (),
+        verbose: int | str = "auto",
+    ) -> History:
+        """Train the population; called again, it goes on where it stopped.
+
+        Args:
+            x: Training data in any form that `keras.Model.fit` takes: arrays or nested structures
+                of arrays (samples, ...), a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+                generator of batches.
+            y: Labels (samples, ...), if `x` does not bring them.
+            validation_data: (x, y), (x, y, sample_weight), or a data set; scores the members.
+            validation_split: Fraction of the arrays' last samples to use for validation.
+            iterations: Number of iterations. Defaults to 20, or to what `epochs` holds.
+            batches_per_iteration: Batches a member trains on in each. Defaults to the paper's 128,
+                or fewer where `epochs` would hold fewer than 20 iterations.
+            epochs: How many times each slot passes over the data; an alternative to `iterations`.
+            batch_size: Samples a batch of arrays. Defaults to 64, the paper's.
+            validation_batch_size: Samples a validation batch. Defaults to `batch_size`.
+            validation_steps: Batches to take of a validation data set.
+            validation_samples: Size of the random part of the validation data that scores members;
+                None for the strategy's own plan, which by default is all of it.
+            steps_per_epoch: Batches an epoch, where the data set does not know.
+            sample_weight: Weights (samples,).
+            class_weight: Weight by class.
+            shuffle: Whether each epoch has an order of its own.
+            initial_hyperparameters: Values for the first members.
+            observers: Told what happens.
+            verbose: 0 for silence, `"auto"` or 1 for a progress display.
+
+        Returns:
+            The history, which is also `population.history`.
+
+        Raises:
+            PopDescentError: Before any training, for data, objectives or models that cannot work.
+            DivergedError: If no member is finite for three iterations in a row.
+        """
+        data = prepare(
+            x, y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            batch_size=batch_size,
+            validation_data=validation_data,
+            validation_split=validation_split,
+            validation_batch_size=validation_batch_size,
+            validation_steps=validation_steps,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=shuffle,
+        )  # fmt: skip
+        check_objective(self.objective, data)
+        if iterations is None and epochs is None:
+            iterations = 20
+        budget = plan_budget(
+            epochs=epochs,
+            steps_per_epoch=data.steps_per_epoch,
+            iterations=iterations,
+            batches_per_iteration=batches_per_iteration,
+        )
+        watching = [*make_display(verbose), *observers]
+        if self._loop is None:
+            self._start(data, budget.iterations, budget.batches_per_iteration,
+                        validation_samples, initial_hyperparameters, watching)  # fmt: skip
+        else:
+            self._loop.go_on(data, budget.iterations, budget.batches_per_iteration, watching)
+        self._started().run()
+        return self._history
+
+    def _start(
+        self,
+        data: SearchData,
+        iterations: int,
+        batches_per_iteration: int,
+        validation_samples: int | None,
+        initial: Sequence[Values],
+        observers: Sequence[Observer],
+    ) -> None:
+        rng_seed, executor_seed = self._seeds.spawn(2)
+        settings = Settings(self.size, self.num_elites, iterations, batches_per_iteration)
+        loop = Loop(
+            self.executor,
+            self.strategy,
+            self.blueprint.space,
+            self.objective,
+            settings,
+            np.random.default_rng(rng_seed),
+            self._history,
+            observers,
+        )
+        loop.start(
+            Setup(
+                blueprint=self.blueprint,
+                values=loop.first_values(initial),
+                data=data,
+                objective=self.objective,
+                training=self.strategy.training,
+                scoring=scoring_plan(self.strategy, validation_samples),
+                seed=executor_seed,
+                initial_weights=self._initial_weights,
+            )
+        )
+        self._loop = loop
+
+    @property
+    def history(self) -> History:
+        """Every iteration, score and birth so far."""
+        return self._history
+
+    def best_model(self) -> keras.Model:
+        """Return the best member as an independent, plain, compiled Keras model.
+
+        Which one: the best ever seen on validation, or the fittest at the end, as the strategy
+        says.
+
+        Raises:
+            PopDescentError: If nothing was trained yet.
+        """
+        best = self._started().best()
+        return self.executor.export(best.values, best.state)
+
+    def models(self) -> list[keras.Model]:
+        """Return all living members as independent, plain, compiled Keras models, best first.
+
+        Each has its member's weights, optimizer state and hyperparameter values.
+
+        Raises:
+            PopDescentError: If nothing was trained yet.
+        """
+        return [
+            self.executor.export(member.values, self.executor.capture(member.slot))
+            for member in self._started().ranking()
+        ]
+
+    def best_values(self) -> Values:
+        """Return the best member's hyperparameter values.
+
+        Raises:
+            PopDescentError: If nothing was trained yet.
+        """
+        return dict(self._started().best().values)
+
+    def best_score(self) -> float:
+        """Return the best member's score.
+
+        Raises:
+            PopDescentError: If nothing was trained yet.
+        """
+        return self._started().best().score
+
+    def _started(self) -> Loop:
+        if self._loop is None:
+            raise PopDescentError(
+                describe("The population has not been trained yet.", fix="Call `fit` first.")
+            )
+        return self._loop
+
+
+def check_sizes(size: int, num_elites: int | None) -> None:
+    """Refuse sizes that cannot be.
+
+    Raises:
+        ArgumentError: If `size` is below 1 or `num_elites` outside 0 ... size.
+    """
+    if size != int(size) or int(size) < 1:
+        raise ArgumentError(describe("A population has at least one member.", population_size=size))
+    if num_elites is not None and not 0 <= num_elites <= size:
+        raise ArgumentError(
+            describe(
+                "`num_elites` is outside 0 ... population_size.",
+                "It is how many members stay untouched in each iteration.",
+                num_elites=num_elites,
+                population_size=size,
+            )
+        )
+
+
+def check_objective(objective: Objective, data: SearchData) -> None:
+    """Refuse a validation objective without validation data.
+
+    Raises:
+        DataError: Saying what to pass.
+    """
+    if objective.needs_validation and data.validation is None:
+        raise DataError(
+            describe(
+                f"The objective `{objective.name}` is measured on validation data, "
+                "and there is none.",
+                fix="Pass `validation_data=(x, y)` or, with arrays, `validation_split=0.2`.",
+            )
+        )
+
+
+def scoring_plan(strategy: Strategy, validation_samples: int | None) -> ScoringPlan:
+    """Return the strategy's scoring plan, with the user's sample size where one is given.
+
+    Raises:
+        ArgumentError: If the sample size is below 1.
+    """
+    if validation_samples is None:
+        return strategy.scoring
+    if int(validation_samples) < 1:
+        raise ArgumentError(
+            describe("`validation_samples` must be at least 1.",
+                     validation_samples=validation_samples)
+        )  # fmt: skip
+    sample = "common" if strategy.scoring.sample == "whole" else strategy.scoring.sample
+    return ScoringPlan(sample, int(validation_samples))

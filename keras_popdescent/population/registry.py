@@ -1,0 +1,49 @@
+"""What is built above the population, by name: executors and the progress display.
+
+The modules above register themselves here, so that the population need not import them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.population.executor import Executor
+from keras_popdescent.population.loop import Observer
+
+# name of an executor -> what makes one
+EXECUTORS: dict[str, Callable[[], Executor]] = {}
+# name of a display -> what makes one, from `verbose`
+DISPLAYS: dict[str, Callable[[int | str], Observer | None]] = {}
+
+
+def make_executor(executor: str | Executor) -> tuple[Executor, str]:
+    """Return an executor, and a sentence that says which one and why.
+
+    Args:
+        executor: `"auto"`, the name of a registered executor, or an executor.
+
+    Raises:
+        ArgumentError: If there is no executor of that name.
+    """
+    if isinstance(executor, Executor):
+        return executor, f"{type(executor).__name__} executor, as given"
+    if executor == "auto":
+        return EXECUTORS["sequential"](), (
+            "sequential executor: members take turns in one compiled model"
+        )
+    if executor not in EXECUTORS:
+        raise ArgumentError(
+            describe(
+                "There is no such executor.",
+                f"Expected 'auto' or one of: {', '.join(sorted(EXECUTORS))}.",
+                executor=executor,
+            )
+        )
+    return EXECUTORS[executor](), f"{executor} executor, as asked for"
+
+
+def make_display(verbose: int | str) -> list[Observer]:
+    """Return the progress display for `verbose`: none for 0, one that suits the output else."""
+    display = DISPLAYS["progress"](verbose) if "progress" in DISPLAYS else None
+    return [] if display is None else [display]

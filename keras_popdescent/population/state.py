@@ -1,0 +1,146 @@
+"""A member's state: captured from a live model, restored into it, copied from parent to child.
+
+The order of a transfer, which the tests hold: weights, non-trainable state and optimizer state are
+copied; the child's seed generators get a seed of their own; weight noise is added; the child's
+hyperparameter values are written last (the optimizer's state holds the parent's learning rate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.operators.noise import NoiseSpec
+from keras_popdescent.population.live_model import LiveModel
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """Everything that one member is, apart from its hyperparameter values.
+
+    Attributes:
+        weights: Tensors of the backend: trainable weights, non-trainable state and seed state, in
+            the order of `LiveModel.weight_variables`.
+        optimizer: Tensors of the optimizer's variables, in their order.
+    """
+
+    weights: tuple[Any, ...]
+    optimizer: tuple[Any, ...]
+
+    def num_bytes(self) -> int:
+        """Return the size of the state in bytes."""
+        return sum(_num_bytes(tensor) for tensor in (*self.weights, *self.optimizer))
+
+
+def capture(live: LiveModel) -> MemberState:
+    """Return the state that is in a live model now."""
+    tensors = live.read_variables()
+    split = len(live.weight_variables)
+    return MemberState(tuple(tensors[:split]), tuple(tensors[split:]))
+
+
+def restore(live: LiveModel, state: MemberState) -> None:
+    """Put a state into a live model."""
+    live.write_variables((*state.weights, *state.optimizer))
+
+
+@contextmanager
+def swapped_in(live: LiveModel, state: MemberState) -> Iterator[LiveModel]:
+    """Put a state into a live model for the length of a block, then what was there before."""
+    before = capture(live)
+    restore(live, state)
+    try:
+        yield live
+    finally:
+        restore(live, before)
+
+
+def inherit(
+    parents: Sequence[MemberState],
+    live: LiveModel,
+    *,
+    optimizer: str,
+    fresh: MemberState,
+    seed: int,
+    noise: NoiseSpec,
+) -> MemberState:
+    """Return a child's state, its hyperparameter values not yet written.
+
+    Args:
+        parents: One parent or several; floats are averaged over them, the rest is the first's.
+        live: The child's live model, for the meaning of the tensors.
+        optimizer: `"inherit"`, `"fresh"` or `"fresh_slots"`, see `Offspring`.
+        fresh: A state with an optimizer as just built.
+        seed: Seed of the child's dropout layers and the like.
+        noise: Noise for the trainable weights.
+    """
+    first = parents[0]
+    weights = list(first.weights)
+    if len(parents) > 1:
+        for index in live.trainable_indices:
+            stacked = keras.ops.stack([parent.weights[index] for parent in parents])
+            weights[index] = keras.ops.mean(stacked, axis=0)
+    for offset, index in enumerate(live.seed_indices):
+        weights[index] = keras.ops.convert_to_tensor(
+            np.array([(seed + offset) % 2**31, 0]), dtype=live.weight_variables[index].dtype
+        )
+    _add_noise(weights, live, noise)
+    return MemberState(tuple(weights), _optimizer_state(first, fresh, live, optimizer))
+
+
+def _optimizer_state(
+    parent: MemberState, fresh: MemberState, live: LiveModel, rule: str
+) -> tuple[Any, ...]:
+    if rule == "fresh":
+        return fresh.optimizer
+    compatible = len(parent.optimizer) == len(fresh.optimizer) and all(
+        tuple(a.shape) == tuple(b.shape)
+        for a, b in zip(parent.optimizer, fresh.optimizer, strict=True)
+    )
+    if not compatible:
+        # Another class of optimizer: its slots mean something else.
+        return fresh.optimizer
+    if rule == "inherit":
+        return parent.optimizer
+    kept = set(live.step_counter_indices)
+    return tuple(
+        old if index in kept else new
+        for index, (old, new) in enumerate(zip(parent.optimizer, fresh.optimizer, strict=True))
+    )
+
+
+def _add_noise(weights: list[Any], live: LiveModel, noise: NoiseSpec) -> None:
+    if noise.is_zero:
+        return
+    shift = float(np.random.default_rng(noise.seed).normal(0.0, noise.sd))
+    for position, index in enumerate(live.trainable_indices):
+        weight = weights[index]
+        if noise.kind == "scalar":
+            weights[index] = weight + keras.ops.cast(shift, weight.dtype)
+            continue
+        draw = keras.random.normal(
+            weight.shape, dtype="float32", seed=(noise.seed + 7919 * position) % 2**31
+        )
+        scale: Any = noise.sd
+        if noise.kind == "relative":
+            scale = noise.sd * keras.ops.std(keras.ops.cast(weight, "float32"))
+        weights[index] = weight + keras.ops.cast(draw * scale, weight.dtype)
+
+
+def to_numpy(state: MemberState) -> MemberState:
+    """Return the state as NumPy arrays, to be kept or saved."""
+
+    def convert(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(np.array(keras.ops.convert_to_numpy(tensor)) for tensor in tensors)
+
+    return replace(state, weights=convert(state.weights), optimizer=convert(state.optimizer))
+
+
+def _num_bytes(tensor: Any) -> int:
+    size = int(np.prod(tensor.shape)) if len(tensor.shape) else 1
+    return size * np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize

@@ -1,0 +1,204 @@
+"""What a strategy is: it sees numbers and decides who is replaced by whom, with what values.
+
+A strategy never sees a model. Its decisions are frozen records, so that they can be tested with
+scripted scores, logged and replayed; an executor carries them out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_popdescent.operators.fitness import Direction, fitness
+from keras_popdescent.operators.noise import NO_NOISE, NoiseSpec
+from keras_popdescent.strategies.space import SearchSpace, Values
+
+Regularization = Literal["first", "all", "unused"]
+OptimizerState = Literal["inherit", "fresh", "fresh_slots"]
+
+
+@dataclass(frozen=True)
+class Offspring:
+    """The record of one replacement.
+
+    Attributes:
+        slot: The slot whose member is replaced.
+        parents: Slots of the parents before the replacement. The child starts from the weights of
+            the only parent, or from the mean of the parents' weights.
+        values: The child's hyperparameter values.
+        weight_noise: Noise added to the child's trainable weights.
+        optimizer_state: `"inherit"` the first parent's; `"fresh"`, as just built; `"fresh_slots"`:
+            empty slots under the first parent's step counter, which parent and child go on sharing
+            (the authors' code).
+        strength: How hard the child was mutated, for the record.
+    """
+
+    slot: int
+    parents: tuple[int, ...]
+    values: Values
+    weight_noise: NoiseSpec = NO_NOISE
+    optimizer_state: OptimizerState = "inherit"
+    strength: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Which batches the members train on.
+
+    Attributes:
+        batches: `"own"`: every slot has a shuffled stream of its own. `"common"`: in an iteration
+            all members see the same batches (arXiv 2310.14671, Algorithm 1, line 2). `"subset"`:
+            every slot draws its own random subset each iteration and passes over it in fixed order
+            (the authors' code).
+        passes: How many times an iteration passes over its batches (the authors' "epochs"); an
+            iteration has `passes * batches_per_iteration` gradient steps.
+    """
+
+    batches: Literal["own", "common", "subset"] = "own"
+    passes: int = 1
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """Which part of the validation data scores the members.
+
+    Attributes:
+        sample: `"whole"`: all of it. `"common"`: a random part, the same for all members, drawn
+            anew each iteration. `"own"`: a random part for each member.
+        num_samples: Size of the random part; None leaves it to the population (1,600, or all where
+            there are fewer).
+    """
+
+    sample: Literal["whole", "common", "own"] = "whole"
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class ClosingPlan:
+    """Training after the last iteration, without selection (the authors' "fine-tuning").
+
+    Attributes:
+        rounds: Rounds of training, each on new batches; 0 for none.
+        batches: Batches a round; None for the population's `batches_per_iteration`.
+        batch_size: Samples a batch; None for the population's own.
+    """
+
+    rounds: int = 0
+    batches: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class PopulationView:
+    """All that a strategy may know when it decides.
+
+    Attributes:
+        scores: (population_size,) float array, raw objective values in the user's direction.
+        values: The members' hyperparameter values by slot.
+        iteration: Number of this iteration, from 1.
+        num_iterations: How many iterations the search will have.
+        num_elites: How many members stay untouched, 0 ... population_size.
+        space: The search space.
+        direction: `"min"` or `"max"`.
+        births_left: How many members may still be born; None for no limit.
+        fitness: (population_size,) float array in [0, 1]; computed from the scores.
+    """
+
+    scores: NDArray[np.float64]
+    values: Sequence[Values]
+    iteration: int
+    num_iterations: int
+    num_elites: int
+    space: SearchSpace
+    direction: Direction = "min"
+    births_left: int | None = None
+    fitness: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fitness", fitness(self.scores, self.direction))
+
+    @property
+    def size(self) -> int:
+        """The population size."""
+        return len(self.values)
+
+    @property
+    def num_replaced(self) -> int:
+        """How many members are replaced: population_size - num_elites, and all that diverged."""
+        return max(self.size - self.num_elites, int(np.sum(self.fitness == 0.0)))
+
+
+class Strategy(ABC):
+    """Base class: the policies that all strategies share; an algorithm adds two private hooks.
+
+    Shared: members with a non-finite score have fitness 0 and are replaced first; when no member is
+    finite nothing can be copied and nobody is replaced; nobody is replaced after the last iteration
+    (the child could neither train nor be scored); no more members are born than allowed.
+
+    Attributes:
+        training: Which batches members train on.
+        scoring: Which validation data scores them.
+        closing: Training after the last iteration.
+        keep_best: Whether the result of a search is the best member ever seen on validation (True)
+            or the fittest at the end (False).
+        multipliers: Names of built-in live multipliers that the strategy needs besides the user's
+            search space: `"loss_scale"`, `"l2_scale"`.
+        regularization: Which penalty terms `"l2_scale"` applies to.
+        implicit: Whether the model's own learning rate and L2 may be mutated where the search space
+            holds nothing live.
+    """
+
+    training: TrainingPlan = TrainingPlan()
+    scoring: ScoringPlan = ScoringPlan()
+    closing: ClosingPlan = ClosingPlan()
+    keep_best: bool = True
+    multipliers: tuple[str, ...] = ()
+    implicit: bool = True
+    regularization: Regularization = "all"
+
+    def start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
+        """Return the first members' hyperparameter values, one dict a slot.
+
+        Args:
+            size: The population size.
+            space: The search space.
+            rng: Source of randomness.
+        """
+        return self._start(size, space, rng)
+
+    def evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
+        """Decide who is replaced; slots that are not named stay as they are.
+
+        Args:
+            view: Scores, values and bookkeeping of the iteration that has just ended.
+            rng: Source of randomness.
+        """
+        if view.iteration >= view.num_iterations or not view.fitness.any():
+            return []
+        offspring = self._evolve(view, rng)
+        return offspring if view.births_left is None else offspring[: view.births_left]
+
+    def _start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
+        """Member 0 has the defaults, the others are drawn from the prior."""
+        first = space.defaults()
+        return [first] + [space.initial(rng) for _ in range(size - 1)]
+
+    @abstractmethod
+    def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
+        """Return the offspring, the weakest members' first; `view.fitness` is not all 0."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return a JSON-able description, recorded with a search."""
+        return {"class": type(self).__name__}
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the JSON-able state that a resumed search needs; most strategies have none."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take back what `get_state` returned."""

@@ -1,0 +1,142 @@
+"""The search space as strategies see it: names, kinds, and a unit interval for each dimension.
+
+Plain Python. `hyperparameters/space.py` makes a space from KerasTuner's HyperParameters, so that
+mutation moves in KerasTuner's own unit space; `LogDimension` is for values that a model already
+has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Union
+
+import numpy as np
+
+from keras_popdescent.errors import ArgumentError, describe
+
+Value = Union[bool, int, float, str]
+# name of a hyperparameter -> its value in one member
+Values = dict[str, Value]
+Kind = Literal["live", "rebuild", "structural"]
+
+
+class Dimension(ABC):
+    """One hyperparameter: how to draw it and how to move it in the unit interval."""
+
+    name: str
+    kind: Kind
+    default: Value
+    # True for a positive scale without a natural upper end: learning rate, L1, L2, weight decay.
+    unbounded: bool = False
+
+    @abstractmethod
+    def to_unit(self, value: Value) -> float:
+        """Return the position of `value` in [0, 1]."""
+
+    @abstractmethod
+    def from_unit(self, position: float) -> Value:
+        """Return the value at a position in [0, 1]; bounds, step and order are kept."""
+
+    @property
+    def choices(self) -> tuple[Value, ...] | None:
+        """The ordered values of a categorical dimension, None for a number."""
+        return None
+
+    def sample(self, rng: np.random.Generator) -> Value:
+        """Draw a value from the prior: uniform in the unit interval."""
+        return self.from_unit(float(rng.random()))
+
+    def initial(self, rng: np.random.Generator) -> Value:
+        """Draw a value for one of the first members."""
+        return self.sample(rng)
+
+    def is_active(self, values: Values) -> bool:
+        """Whether the dimension has a meaning beside the other values (conditional scopes)."""
+        return True
+
+
+@dataclass(frozen=True)
+class LogDimension(Dimension):
+    """A positive number on a logarithmic scale between two bounds.
+
+    Attributes:
+        name: The hyperparameter's name.
+        low: Smallest value, above 0.
+        high: Largest value, above `low`.
+        default: The value that the model has by itself.
+        kind: How a change takes effect.
+    """
+
+    name: str
+    low: float
+    high: float
+    default: float
+    kind: Kind = "live"
+    unbounded: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.low < self.high:
+            raise ArgumentError(
+                describe(
+                    f"The bounds of `{self.name}` are no interval of positive numbers.",
+                    "Expected 0 < low < high.",
+                    low=self.low,
+                    high=self.high,
+                )
+            )
+
+    def to_unit(self, value: Value) -> float:
+        number = min(max(float(value), self.low), self.high)
+        return float(np.log(number / self.low) / np.log(self.high / self.low))
+
+    def from_unit(self, position: float) -> Value:
+        value = self.low * (self.high / self.low) ** min(max(position, 0.0), 1.0)
+        return float(min(max(value, self.low), self.high))
+
+    def initial(self, rng: np.random.Generator) -> Value:
+        """Every member starts from the model's own value; mutation moves around it."""
+        return self.default
+
+
+class SearchSpace:
+    """An ordered, immutable collection of dimensions.
+
+    Args:
+        dimensions: The dimensions; names must differ.
+    """
+
+    def __init__(self, dimensions: tuple[Dimension, ...] | list[Dimension] = ()) -> None:
+        self._dimensions = {dimension.name: dimension for dimension in dimensions}
+        if len(self._dimensions) != len(dimensions):
+            raise ArgumentError(
+                describe(
+                    "Two hyperparameters have the same name.",
+                    names=[dimension.name for dimension in dimensions],
+                )
+            )
+
+    def __iter__(self) -> Iterator[Dimension]:
+        return iter(self._dimensions.values())
+
+    def __len__(self) -> int:
+        return len(self._dimensions)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._dimensions
+
+    def __getitem__(self, name: str) -> Dimension:
+        return self._dimensions[name]
+
+    def names(self, *kinds: Kind) -> list[str]:
+        """Return the names of the dimensions of the given kinds, of all without any."""
+        return [d.name for d in self if not kinds or d.kind in kinds]
+
+    def defaults(self) -> Values:
+        """Return every dimension's default."""
+        return {dimension.name: dimension.default for dimension in self}
+
+    def initial(self, rng: np.random.Generator) -> Values:
+        """Draw the values of one of the first members."""
+        return {dimension.name: dimension.initial(rng) for dimension in self}

@@ -1,0 +1,260 @@
+"""A blueprint from a KerasTuner hypermodel: kinds and bindings are found out by building."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import keras
+import keras_tuner
+
+from keras_popdescent.data.batch import Batch
+from keras_popdescent.errors import ArgumentError, BindingError, describe
+from keras_popdescent.hyperparameters import (
+    BATCH_SIZE,
+    Binding,
+    Classification,
+    HandleBinding,
+    classify,
+    find_handles,
+)
+from keras_popdescent.hyperparameters.binding import PenaltyBinding
+from keras_popdescent.hyperparameters.classify import fingerprint, single_targets
+from keras_popdescent.hyperparameters.space import (
+    TunerDimension,
+    fixed_values,
+    probe_plan,
+    search_space,
+    tunable,
+)
+from keras_popdescent.population.blueprint import (
+    L2,
+    L2_MULTIPLIER,
+    Blueprint,
+    Targets,
+    checked,
+    multiplier_bindings,
+    own_targets,
+    set_plain,
+)
+from keras_popdescent.population.seeding import borrowed_globals
+from keras_popdescent.strategies.base import Strategy
+from keras_popdescent.strategies.space import Kind, SearchSpace, Values
+
+KINDS: tuple[Kind, ...] = ("live", "rebuild", "structural")
+# What a user may bind a hyperparameter to: a kind, the path of a handle, or a binding's maker.
+UserBinding = str | Binding | Callable[[], Binding]
+
+
+class TunerBlueprint(Blueprint):
+    """Builds models with a hypermodel's `build(hp)`.
+
+    Args:
+        build: Returns a compiled model for a `HyperParameters` object that has values.
+        hyperparameters: The search space, with every hyperparameter registered.
+        strategy: Its multipliers are bound too.
+        overrides: The user's own bindings by hyperparameter: a kind (`"rebuild"`), the path of a
+            handle (`"optimizer.momentum"`), a `Binding`, or a function that returns one.
+        implicit_mutation: Whether the model's own learning rate and L2 are mutated where nothing
+            in the search space is live.
+        batch: A batch of training data, for models whose weights appear with the first batch.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[keras_tuner.HyperParameters], keras.Model],
+        hyperparameters: keras_tuner.HyperParameters,
+        strategy: Strategy,
+        overrides: Mapping[str, UserBinding] | None = None,
+        implicit_mutation: bool = True,
+        batch: Batch | None = None,
+    ) -> None:
+        self._build = build
+        self._hyperparameters = hyperparameters
+        self._batch = batch
+        self._strategy = strategy
+        self._overrides = dict(overrides or {})
+        self._fixed = fixed_values(hyperparameters)
+        dimensions = tunable(hyperparameters)
+        self._check_overrides(dimensions)
+        base: Values = {**self._fixed, **{d.name: d.default for d in dimensions}}
+        self.kinds = self._classify(dimensions, base)
+        self._implicit: Targets = {}
+        space = search_space(dimensions, self.kinds)
+        live = [name for name in space.names("live") if name != BATCH_SIZE]
+        if implicit_mutation and strategy.implicit and not live:
+            self._implicit = own_targets(self._probe(base), ("learning_rate", "l2"))
+        self.space = SearchSpace([*space, *(dimension for dimension, _ in self._implicit.values())])
+        # structure -> targets of its live hyperparameters
+        self._targets: dict[Hashable, dict[str, Classification]] = {
+            self.structure_key(self.space.defaults()): self.kinds
+        }
+
+    @property
+    def implicit_names(self) -> list[str]:
+        """Names of the model's own values that are mutated although nobody declared them."""
+        return list(self._implicit)
+
+    def build(self, values: Values) -> keras.Model:
+        model = self._build_plain(values)
+        own = {
+            path: float(values[name]) * factor
+            for name, targets in self._implicit_targets(model).items()
+            if name in values
+            for path, factor in targets
+        }
+        set_plain(model, own)
+        return model
+
+    def bindings(self, values: Values) -> dict[str, Binding]:
+        bound = self._implicit_bindings()
+        for name, found in self._targets_for(values).items():
+            if found.kind == "live" and found.targets and not found.computed:
+                bound[name] = HandleBinding(name, found.targets)
+        for name, override in self._overrides.items():
+            own = _own_binding(name, override)
+            if own is not None:
+                bound[name] = own
+        strategy = self._strategy
+        return {**bound, **multiplier_bindings(strategy.multipliers, strategy.regularization)}
+
+    def computed_paths(self, values: Values) -> list[str]:
+        paths = {
+            path: None
+            for found in self._targets_for(values).values()
+            if found.kind == "live" and found.computed
+            for path, _ in found.targets
+        }
+        return list(paths)
+
+    def computed_values(self, values: Values) -> dict[str, float]:
+        return fingerprint(self._probe(values)).handles_dict()
+
+    def complete(self, values: Values) -> Values:
+        """Fill in the implicit values: those that the model of these values has by itself."""
+        if not self._implicit:
+            return values
+        plain = {name: value for name, value in values.items() if name not in self._implicit}
+        own = own_targets(self._probe(plain), ("learning_rate", "l2"))
+        return {
+            **values,
+            **{n: own[n][0].default for n in self._implicit if n in own},
+        }
+
+    def _build_plain(self, values: Values) -> keras.Model:
+        hp = self._hyperparameters.copy()
+        hp.values = {
+            **self._fixed,
+            **{name: value for name, value in values.items() if "popdescent/" not in name},
+        }
+        return self._build(hp)
+
+    def _probe(self, values: Values) -> keras.Model:
+        """Build a model only to look at it."""
+        with borrowed_globals(0):
+            model = checked(self._build_plain(values))
+        if not model.built and self._batch is not None:
+            model(keras.tree.map_structure(keras.ops.convert_to_tensor, self._batch[0]))
+        return model
+
+    def _classify(
+        self, dimensions: list[TunerDimension], base: Values
+    ) -> dict[str, Classification]:
+        found = classify(self._probe, probe_plan(dimensions, base), base)
+        for name, override in self._overrides.items():
+            if isinstance(override, str) and override in KINDS:
+                if override == "live" and not found[name].targets and name != BATCH_SIZE:
+                    raise BindingError(
+                        describe(
+                            f"`{name}` is declared live, but nothing in the model that could be "
+                            "live follows it.",
+                            "Bind it to what it controls: the path of a handle, or a `Binding`.",
+                            handles=list(find_handles(self._probe(base))),
+                        )
+                    )
+                found[name] = Classification(
+                    override, found[name].targets, found[name].computed, found[name].unbounded
+                )
+            elif isinstance(override, str):
+                found[name] = Classification("live", ((override, 1.0),))
+            else:
+                found[name] = Classification("live")
+        return found
+
+    def _check_overrides(self, dimensions: list[TunerDimension]) -> None:
+        names = [dimension.name for dimension in dimensions]
+        for name in self._overrides:
+            if name not in names:
+                raise ArgumentError(
+                    describe(
+                        "`bindings` names a hyperparameter that the search space has not.",
+                        f"It has: {', '.join(names) or 'none'}.",
+                        bindings=name,
+                    )
+                )
+
+    def _targets_for(self, values: Values) -> dict[str, Classification]:
+        """Return the live targets in the model of these values: other layers, other targets."""
+        key = self.structure_key(values)
+        if key not in self._targets:
+            before = fingerprint(self._probe(values))
+            again: dict[str, Classification] = {}
+            for name, found in self.kinds.items():
+                if found.kind == "live" and found.targets and name not in self._overrides:
+                    probes = self.space[name].probes_beside(values[name])
+                    moved = [
+                        ({**values, name: value}, fingerprint(self._probe({**values, name: value})))
+                        for value in probes
+                    ]
+                    again[name] = single_targets(name, (dict(values), before), moved)
+                else:
+                    again[name] = found
+            self._targets[key] = again
+        return self._targets[key]
+
+    def _implicit_bindings(self) -> dict[str, Binding]:
+        bound: dict[str, Binding] = {}
+        for name, (dimension, targets) in self._implicit.items():
+            if name in (L2, L2_MULTIPLIER):
+                bound[name] = PenaltyBinding(dimension.default)
+            else:
+                bound[name] = HandleBinding(name, targets)
+        return bound
+
+    def _implicit_targets(self, model: keras.Model) -> dict[str, tuple[tuple[str, float], ...]]:
+        if not self._implicit:
+            return {}
+        handles = find_handles(model)
+        targets: dict[str, tuple[tuple[str, float], ...]] = {}
+        for name, (dimension, own) in self._implicit.items():
+            if name in (L2, L2_MULTIPLIER):
+                targets[name] = tuple(
+                    (path, handle.static / dimension.default)
+                    for path, handle in handles.items()
+                    if path.endswith((".l1", ".l2")) and handle.static > 0.0
+                )
+            else:
+                targets[name] = own
+        return targets
+
+
+def _own_binding(name: str, override: UserBinding) -> Binding | None:
+    if isinstance(override, Binding):
+        return override
+    if isinstance(override, str):
+        return None if override in KINDS else HandleBinding(name, ((override, 1.0),))
+    return override()
+
+
+def kind_table(blueprint: TunerBlueprint) -> list[tuple[str, str, str]]:
+    """Return (name, kind, what it controls) for each hyperparameter, for a summary."""
+    rows: list[tuple[str, str, str]] = []
+    for dimension in blueprint.space:
+        found: Any = blueprint.kinds.get(dimension.name)
+        if found is None:
+            rows.append((dimension.name, "live", "implicit: the model's own value"))
+        elif dimension.name == BATCH_SIZE and found.kind == "live":
+            rows.append((dimension.name, "live", "the data stream"))
+        else:
+            rows.append((dimension.name, found.kind, ", ".join(path for path, _ in found.targets)))
+    return rows

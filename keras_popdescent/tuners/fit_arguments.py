@@ -1,0 +1,93 @@
+"""The arguments of `search`, which are those of `keras.Model.fit`, sorted by who needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_popdescent.errors import ArgumentError, describe
+
+# The order of `keras.Model.fit`.
+_POSITIONS = (
+    "x",
+    "y",
+    "batch_size",
+    "epochs",
+    "verbose",
+    "callbacks",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "class_weight",
+    "sample_weight",
+    "initial_epoch",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_batch_size",
+    "validation_freq",
+)
+_DATA = (
+    "x",
+    "y",
+    "batch_size",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "class_weight",
+    "sample_weight",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_batch_size",
+)
+
+
+@dataclass(frozen=True)
+class FitArguments:
+    """The arguments of `search`.
+
+    Attributes:
+        data: Those that describe the data.
+        epochs: How long each slot trains; None where nothing was said.
+        verbose: 0 for silence.
+        callbacks: Keras callbacks, or functions that return one.
+    """
+
+    data: Mapping[str, Any]
+    epochs: int | None
+    verbose: int | str
+    callbacks: Sequence[Any]
+
+
+def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArguments:
+    """Sort the arguments of `search`.
+
+    `validation_freq` has no effect: members are scored in every iteration.
+
+    Raises:
+        ArgumentError: For an argument that `fit` has not.
+    """
+    unknown = [name for name in kwargs if name not in _POSITIONS]
+    if unknown or len(args) > len(_POSITIONS):
+        raise ArgumentError(
+            describe(
+                "`search` got arguments that `keras.Model.fit` has not.",
+                f"It has: {', '.join(_POSITIONS)}.",
+                unknown=unknown or list(args[len(_POSITIONS) :]),
+            )
+        )
+    given = {**dict(zip(_POSITIONS, args, strict=False)), **kwargs}
+    epochs = given.get("epochs")
+    initial = int(given.get("initial_epoch") or 0)
+    if epochs is not None:
+        epochs = int(epochs) - initial
+    callbacks = given.get("callbacks") or []
+    if not isinstance(callbacks, list | tuple):
+        callbacks = [callbacks]
+    verbose = given.get("verbose", "auto")
+    return FitArguments(
+        data={name: given[name] for name in _DATA if name in given},
+        epochs=epochs,
+        verbose="auto" if verbose is None else verbose,
+        callbacks=list(callbacks),
+    )
