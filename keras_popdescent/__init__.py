@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import keras_popdescent.executors as _executors  # noqa: F401 - registers the executors
+from keras_popdescent.callbacks import PopDescentCallback as PopDescentCallback
 from keras_popdescent.errors import PopDescentError as PopDescentError
 from keras_popdescent.history import History as History
 from keras_popdescent.history import Schedule as Schedule

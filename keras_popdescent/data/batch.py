@@ -50,12 +50,21 @@ def to_numpy(value: Any) -> Any:
 
 
 def length(value: Any) -> int:
-    """Return the common length of all arrays in a structure.
+    """Return the common length of all arrays in a structure, 0 where there are no arrays.
 
     Raises:
         DataError: If there is none.
     """
-    lengths = {len(leaf) for leaf in keras.tree.flatten(value)}
+    leaves = keras.tree.flatten(value)
+    if any(np.ndim(leaf) == 0 for leaf in leaves):
+        raise DataError(
+            describe(
+                "The data holds single numbers.",
+                "Expected arrays (samples, ...).",
+                "Convert lists inside of dicts and tuples with `numpy.asarray`.",
+            )
+        )
+    lengths = {len(leaf) for leaf in leaves} or {0}
     if len(lengths) != 1:
         raise DataError(
             describe(

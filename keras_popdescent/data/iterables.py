@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -50,6 +51,9 @@ class IterableBatches:
     def start(self, seeds: list[np.random.SeedSequence]) -> None:
         """Seed the order of a PyDataset."""
         self._rng = np.random.default_rng(seeds[-1])
+        if isinstance(self.source, keras.utils.PyDataset):
+            # The look at the first batch has opened it in an order that no seed decided.
+            self._iterator, self._ahead = None, []
 
     def steps_per_epoch(self) -> int | None:
         """Return the number of batches in an epoch, None where nobody knows."""
@@ -107,9 +111,19 @@ class IterableBatches:
                     )
                 ) from None
         batch = as_batch(item)
-        if self.class_weight is not None and len(batch) > 1:
-            batch = (batch[0], batch[1], class_weights(_numpy(batch[1]), self.class_weight))
-        return batch
+        return batch if self.class_weight is None else self._weighted(batch, self.class_weight)
+
+    @staticmethod
+    def _weighted(batch: Batch, weights: Mapping[int, float]) -> Batch:
+        if len(batch) == 3:
+            raise DataError(
+                describe(
+                    "`class_weight` is given beside a data set that yields sample weights.",
+                    fix="Pass one of them.",
+                )
+            )
+        labels = _numpy(batch[1]) if len(batch) == 2 else None
+        return (*batch, class_weights(labels, weights))
 
     def _open(self) -> Iterator[Any]:
         if isinstance(self.source, keras.utils.PyDataset):
@@ -119,9 +133,12 @@ class IterableBatches:
     def _open_dataset(self, dataset: keras.utils.PyDataset) -> Iterator[Any]:
         if self._restarts:
             dataset.on_epoch_end()
-        order = np.arange(len(dataset))
-        if self.shuffle:
-            self._rng.shuffle(order)
+        count = dataset.num_batches
+        order: Iterable[int] = itertools.count()
+        if count is not None:
+            order = np.arange(count)
+            if self.shuffle:
+                self._rng.shuffle(order)
         workers = max(int(getattr(dataset, "workers", 1) or 1), 1)
         if workers == 1:
             return (dataset[int(index)] for index in order)
@@ -129,7 +146,7 @@ class IterableBatches:
 
 
 def _prefetch(
-    dataset: keras.utils.PyDataset, order: np.ndarray[Any, Any], workers: int, ahead: int
+    dataset: keras.utils.PyDataset, order: Iterable[int], workers: int, ahead: int
 ) -> Iterator[Any]:
     """Read batches with a pool of threads, in order."""
     from collections import deque
@@ -147,6 +164,8 @@ def _prefetch(
 
 def _cardinality(source: Any) -> int | None:
     """Return the number of batches of a source that knows it."""
+    if isinstance(source, keras.utils.PyDataset):
+        return source.num_batches or None
     if hasattr(source, "cardinality"):
         cardinality = int(source.cardinality())
         return cardinality if cardinality > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,14 +40,6 @@ class SearchData:
     validation: Batch | list[Batch] | None
     validation_batch_size: int
     steps_per_epoch: int | None
-
-    def num_validation_samples(self) -> int:
-        """Return how many samples (or batches, of a data set of batches) there are to score on."""
-        if self.validation is None:
-            return 0
-        return (
-            len(self.validation) if isinstance(self.validation, list) else length(self.validation)
-        )
 
 
 def prepare(
@@ -91,17 +84,14 @@ def prepare(
         arrays = _arrays(x, y, sample_weight)
         if validation_data is None and validation_split:
             arrays, validation_data = _split(arrays, validation_split)
-        if class_weight is not None and len(arrays) > 1:
-            arrays = (arrays[0], arrays[1], class_weights(arrays[1], class_weight))
+        if class_weight is not None:
+            labels = arrays[1] if len(arrays) > 1 else None
+            arrays = (*arrays, class_weights(labels, class_weight))
         training = ArrayBatches(arrays, _batch_size(batch_size), bool(shuffle))
     check_finite(training.first_batch(), "training")
-    validation = _validation(validation_data, validation_steps)
-    if validation is not None:
-        first = validation[0] if isinstance(validation, list) else _head(validation)
-        check_finite(first, "validation")
     return SearchData(
         training,
-        validation,
+        prepare_validation(validation_data, validation_steps),
         _batch_size(validation_batch_size or batch_size),
         steps_per_epoch or training.steps_per_epoch(),
     )
@@ -158,6 +148,10 @@ def _iterable(
 
 
 def _arrays(x: Any, y: Any, sample_weight: Any) -> Batch:
+    if sample_weight is not None and y is None:
+        raise DataError(
+            describe("`sample_weight` is given without labels.", fix="Pass `y` with it.")
+        )
     parts = [to_numpy(x)]
     if y is not None:
         parts.append(to_numpy(y))
@@ -194,27 +188,43 @@ def _split(arrays: Batch, fraction: float) -> tuple[Batch, Batch]:
     return first, second
 
 
-def _validation(data: Any, steps: int | None) -> Batch | list[Batch] | None:
+def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batch] | None:
+    """Check and convert validation data: arrays stay arrays, a data set becomes its batches.
+
+    Args:
+        data: (x, y), (x, y, sample_weight), a data set of batches, or None.
+        steps: Batches to take of a data set.
+
+    Raises:
+        DataError: For what cannot work.
+    """
     if data is None:
         return None
     if _is_iterable_of_batches(data):
-        return _collect(data, steps)
+        batches = _collect(data, steps)
+        check_finite(batches[0], "validation")
+        return batches
     parts = as_batch(data)
-    return _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
+    arrays = _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
+    check_finite(_head(arrays), "validation")
+    return arrays
 
 
 def _collect(data: Any, steps: int | None) -> list[Batch]:
     """Hold the validation batches in memory: they are read once an iteration and member."""
-    infinite = hasattr(data, "cardinality") and int(data.cardinality()) == -1
+    random_access = isinstance(data, keras.utils.PyDataset)
+    if random_access:
+        infinite = data.num_batches is None
+    else:
+        infinite = hasattr(data, "cardinality") and int(data.cardinality()) == -1
     if infinite and steps is None:
         raise DataError(
             describe("The validation data does not end.", fix="Pass `validation_steps`.")
         )
-    source = (
-        (data[index] for index in range(len(data)))
-        if isinstance(data, keras.utils.PyDataset)
-        else iter(data)
-    )
+    source = iter(data)
+    if random_access:
+        indices = itertools.islice(itertools.count(), steps if infinite else data.num_batches)
+        source = (data[index] for index in indices)
     batches = []
     for item in source:
         batches.append(as_batch(item))

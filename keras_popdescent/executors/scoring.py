@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_popdescent.data import SearchData
 from keras_popdescent.data.arrays import Indices
-from keras_popdescent.data.batch import Batch
+from keras_popdescent.data.batch import Batch, length
 from keras_popdescent.strategies.base import ScoringPlan
 
 DEFAULT_NUM_SAMPLES = 1600
@@ -19,7 +18,8 @@ class ValidationSampler:
     """Draws validation samples by a scoring plan; of a list of batches it draws whole batches.
 
     Args:
-        data: The data.
+        validation: Arrays, or a list of batches, or None.
+        batch_size: Samples a batch of arrays.
         plan: The scoring plan.
         seed: Root of the randomness.
         population_size: Number of slots.
@@ -27,19 +27,23 @@ class ValidationSampler:
 
     def __init__(
         self,
-        data: SearchData,
+        validation: Batch | list[Batch] | None,
+        batch_size: int,
         plan: ScoringPlan,
         seed: np.random.SeedSequence,
         population_size: int,
     ) -> None:
-        self._data = data
+        self._validation = validation
+        self._batch_size = max(batch_size, 1)
         self._plan = plan
-        self._total = data.num_validation_samples()
+        if validation is None:
+            self._total = 0
+        else:
+            is_list = isinstance(validation, list)
+            self._total = len(validation) if is_list else length(validation)
         self._rngs = [np.random.default_rng(child) for child in seed.spawn(population_size + 1)]
         self._common: NDArray[np.int32] = np.empty(0, dtype=np.int32)
-        self._whole = _blocks(
-            np.arange(self._total, dtype=np.int32), max(data.validation_batch_size, 1)
-        )
+        self._whole = _blocks(np.arange(self._total, dtype=np.int32), self._batch_size)
 
     def next_iteration(self) -> None:
         """Draw the sample that is common to all members in the coming iteration."""
@@ -50,11 +54,11 @@ class ValidationSampler:
         """Return (batches, batch) blocks of indices into the validation arrays."""
         if self._plan.sample == "whole":
             return self._whole
-        return _blocks(self._sample(slot), self._data.validation_batch_size)
+        return _blocks(self._sample(slot), self._batch_size)
 
     def batches(self, slot: int) -> list[Batch]:
         """Return batches of a validation set that is a list of batches."""
-        batches = self._data.validation
+        batches = self._validation
         if not isinstance(batches, list) or self._plan.sample == "whole":
             return list(batches or ())
         return [batches[int(index)] for index in self._sample(slot)]
@@ -66,8 +70,8 @@ class ValidationSampler:
 
     def _draw(self, rng: np.random.Generator) -> NDArray[np.int32]:
         wanted = self._plan.num_samples or DEFAULT_NUM_SAMPLES
-        if isinstance(self._data.validation, list):
-            wanted = -(-wanted // self._data.validation_batch_size)
+        if isinstance(self._validation, list):
+            wanted = -(-wanted // self._batch_size)
         size = min(wanted, self._total)
         return rng.choice(self._total, size=size, replace=False).astype(np.int32)
 

@@ -54,7 +54,7 @@ class SequentialExecutor(Executor):
         size = len(setup.values)
         data_seed, score_seed, self._seeds = setup.seed.spawn(3)
         setup.data.training.start(data_seed.spawn(size + 1))
-        self._sampler = ValidationSampler(setup.data, setup.scoring, score_seed, size)
+        self._sampler = _sampler(setup, score_seed)
         self._values: list[Values] = [dict(values) for values in setup.values]
         # key of a structure -> its compiled model, the most recently used last
         self._stages: OrderedDict[Hashable, _Stage] = OrderedDict()
@@ -182,7 +182,7 @@ class SequentialExecutor(Executor):
         setup = self._setup = replace(self._setup, data=data)
         data_seed, score_seed = self._seeds.spawn(2)
         data.training.start(data_seed.spawn(len(self._values) + 1))
-        self._sampler = ValidationSampler(data, setup.scoring, score_seed, len(self._values))
+        self._sampler = _sampler(setup, score_seed)
         for stage in self._stages.values():
             stage.training = stage.validation = None
 
@@ -315,3 +315,10 @@ def _reported(model: keras.Model) -> list[str]:
 
 def _live_ids(live: LiveModel) -> set[int]:
     return {id(handle.variable) for handle in live.handles}
+
+
+def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:
+    data = setup.data
+    return ValidationSampler(
+        data.validation, data.validation_batch_size, setup.scoring, seed, len(setup.values)
+    )

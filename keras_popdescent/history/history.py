@@ -128,12 +128,13 @@ class History:
         births = self.births()
         line = self.lineage(member_id)
         starts = [births[ancestor].inherited_steps for ancestor in line]
-        stops = [*starts[1:], self._last_step(member_id) if until is None else until]
+        end = self._last_step(member_id) if until is None else until
+        stops = [*starts[1:], end]
         return Schedule(
             tuple(
-                Segment(start, stop, dict(births[ancestor].values), ancestor)
+                Segment(start, min(stop, end), dict(births[ancestor].values), ancestor)
                 for ancestor, start, stop in zip(line, starts, stops, strict=True)
-                if stop > start
+                if min(stop, end) > start
             )
         )
 

@@ -74,7 +74,7 @@ class Schedule:
     def path(self, name: str) -> list[tuple[int, Value]]:
         """Return (gradient step, value) at each start of a segment and at the end."""
         points = [(segment.start, segment.values[name]) for segment in self.segments]
-        return [*points, (self.gradient_steps, self.segments[-1].values[name])]
+        return [*points, *((s.stop, s.values[name]) for s in self.segments[-1:])]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return a dict for each segment, values flat beside start and stop."""

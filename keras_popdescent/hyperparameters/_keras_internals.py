@@ -33,27 +33,15 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
             layer._tracker.lock()
 
 
-def untrack(layer: keras.Layer, variable: keras.Variable) -> None:
-    """Take a variable out of a layer's state again."""
-    layer._untrack_variable(variable)
+def untrack(owner: Any, variable: keras.Variable) -> None:
+    """Take a variable out of the state of a layer or an optimizer again."""
+    owner._untrack_variable(variable)
 
 
 def label_smoothing_arguments(loss: keras.losses.Loss) -> dict[str, Any]:
     """Return the dict from which a built-in loss reads its label smoothing at every call."""
     arguments: dict[str, Any] = loss._fn_kwargs
     return arguments
-
-
-def set_loss_weight(model: keras.Model, index: int, weight: Any) -> None:
-    """Replace the weight of one of the compiled losses, before or after they are built."""
-    compiled = model._compile_loss
-    if compiled._flat_losses is not None:
-        entry = compiled._flat_losses[index]
-        compiled._flat_losses[index] = entry._replace(loss_weights=weight)
-    else:
-        flat = keras.tree.flatten(compiled._user_loss_weights)
-        flat[index] = weight
-        compiled._user_loss_weights = keras.tree.pack_sequence_as(compiled._user_loss_weights, flat)
 
 
 def user_loss_weights(model: keras.Model) -> Any:
@@ -64,6 +52,49 @@ def user_loss_weights(model: keras.Model) -> Any:
     """
     compiled = model._compile_loss
     return None if compiled is None else compiled._user_loss_weights
+
+
+def set_loss_weight(model: keras.Model, key: int | str | None, weight: Any) -> None:
+    """Replace one of the compiled loss's weights, before or after the losses are built.
+
+    Args:
+        model: A compiled model.
+        key: Which of the `loss_weights`; None where they are one number.
+        weight: A number, which is then also saved with the model, or what stands for one.
+    """
+    compiled = model._compile_loss
+    compiled._user_loss_weights = _replaced(compiled._user_loss_weights, key, weight)
+    if isinstance(weight, float):
+        saved = model._compile_config.config
+        saved["loss_weights"] = _replaced(saved["loss_weights"], key, weight)
+    if compiled._flat_losses is not None:
+        for index in _losses_at(compiled, key):
+            entry = compiled._flat_losses[index]
+            compiled._flat_losses[index] = entry._replace(loss_weights=weight)
+
+
+def _replaced(weights: Any, key: int | str | None, weight: Any) -> Any:
+    if key is None:
+        return weight
+    pairs = weights.items() if isinstance(weights, dict) else enumerate(weights)
+    changed = {k: weight if k == key else w for k, w in pairs}
+    return changed if isinstance(weights, dict) else list(changed.values())
+
+
+def _losses_at(compiled: Any, key: int | str | None) -> list[int]:
+    """Return which of the built losses have the weight at a key."""
+    paths = [loss.path for loss in compiled._flat_losses]
+    if key is None:
+        return list(range(len(paths)))
+    if not any(paths):
+        # One output; where it has several losses, they are in the order of the weights.
+        return [key if isinstance(key, int) else 0]
+    outputs = compiled._y_pred_build_structure
+    if isinstance(outputs, dict) and isinstance(key, int):
+        key = keras.tree.flatten({name: name for name in outputs})[key]
+    elif isinstance(key, str) and not isinstance(outputs, dict):
+        key = compiled.output_names.index(key)
+    return [index for index, path in enumerate(paths) if path[0] == key]
 
 
 def learning_rate_setting(optimizer: Any) -> Any:

@@ -30,13 +30,13 @@ class LossWeightHandle(Handle):
     unbounded = True
     probe = (0.5, 2.0)
 
-    def __init__(self, path: str, index: int, static: float) -> None:
-        super().__init__(path, static)
-        self.index = index
+    def __init__(self, key: int | str | None, static: float) -> None:
+        super().__init__("loss_weights" if key is None else f"loss_weights[{key}]", static)
+        self.key = key
         self.neutral = static
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
-        _keras_internals.set_loss_weight(model, self.index, scalar)
+        _keras_internals.set_loss_weight(model, self.key, scalar)
 
 
 class LossScaleHandle(Handle):
@@ -77,15 +77,13 @@ def loss_handles(model: keras.Model) -> list[Handle]:
 
 def _weight_handles(model: keras.Model) -> list[Handle]:
     weights = _keras_internals.user_loss_weights(model)
-    if weights is None:
-        return []
     if isinstance(weights, dict):
-        # Keras orders the losses of a dict by the model's outputs.
-        order = list(getattr(model, "output_names", None) or weights)
-        weights = [weights[name] for name in order if name in weights]
-    flat = keras.tree.flatten(weights)
+        pairs: list[tuple[int | str | None, Any]] = list(weights.items())
+    else:
+        nested = isinstance(weights, list | tuple)
+        pairs = list(enumerate(weights)) if nested else [(None, weights)]
     return [
-        LossWeightHandle(f"loss_weights[{index}]", index, float(weight))
-        for index, weight in enumerate(flat)
+        LossWeightHandle(key, float(weight))
+        for key, weight in pairs
         if isinstance(weight, int | float)
     ]

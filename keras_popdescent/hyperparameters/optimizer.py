@@ -89,10 +89,13 @@ class ScheduleMultiplierHandle(Handle):
         return _optimizer_variable(self.optimizer, self.static, "learning_rate_multiplier")
 
     def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
-        """An optimizer keeps the variable; nothing reads it any more."""
+        _keras_internals.untrack(self.optimizer, variable)
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
-        self.optimizer.learning_rate = ScaledSchedule(self.schedule, scalar)
+        own = isinstance(scalar, float) and scalar == 1.0
+        self.optimizer.learning_rate = (
+            self.schedule if own else ScaledSchedule(self.schedule, scalar)
+        )
 
 
 class OptimizerHandle(AttributeHandle):
@@ -102,7 +105,7 @@ class OptimizerHandle(AttributeHandle):
         return _optimizer_variable(self.owner, self.static, self.attribute)
 
     def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
-        """An optimizer keeps the variable; nothing reads it any more."""
+        _keras_internals.untrack(self.owner, variable)
 
 
 class ScaleHandle(OptimizerHandle):
@@ -134,10 +137,11 @@ def optimizer_handles(model: keras.Model) -> list[Handle]:
         for name in _SCALARS
         if _is_number(optimizer, name)
     ]
+    # A threshold of 0 means no clipping at all: another graph, not another number in it.
     scales: list[Handle] = [
         ScaleHandle(f"optimizer.{name}", optimizer, name)
         for name in _SCALES
-        if _is_number(optimizer, name)
+        if _is_number(optimizer, name) and (name == "weight_decay" or getattr(optimizer, name) > 0)
     ]
     return [first, *plain, *scales]
 

@@ -69,10 +69,6 @@ class TunerDimension(Dimension):
                 values.append(_plain(candidate))
         return values
 
-    def probes_beside(self, value: Value) -> list[Value]:
-        """Return values at which a build function is tried beside a given one."""
-        return [other for other in [self.default, *self.probes()] if other != value][:2]
-
 
 def tunable(hyperparameters: keras_tuner.HyperParameters) -> list[TunerDimension]:
     """Return the hyperparameters that have more than one value, one for each name."""

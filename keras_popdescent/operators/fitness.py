@@ -1,7 +1,7 @@
 """Fitness: a score, whatever its direction and scale, mapped to (0, 1].
 
-Source: Population Descent (arXiv 2310.14671), Algorithm 1 ("FITNESS: individual x Batch -> [0, 1]");
-the formula 2 / (2 + loss) is that of the authors' reference code.
+Source: Population Descent (arXiv 2310.14671), Algorithm 1 ("FITNESS: individual x Batch ->
+[0, 1]"); the formula 2 / (2 + loss) is that of the authors' reference code.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def fitness(scores: NDArray[np.float64], direction: Direction = "min") -> NDArra
         return result
     known = scores[finite]
     if direction == "min":
-        mapped = 2.0 / (2.0 + known - min(0.0, known.min()))
+        mapped = 2.0 / (2.0 + (known - min(0.0, known.min())))
     elif known.min() >= 0.0 and known.max() <= 1.0:
         mapped = known
     else:
-        mapped = 2.0 / (2.0 + known.max() - known)
+        mapped = 2.0 / (2.0 + (known.max() - known))
     result[finite] = np.clip(mapped, 1e-12, 1.0)
     return result

@@ -10,6 +10,7 @@ import numpy as np
 from keras_popdescent.history import History
 from keras_popdescent.operators.fitness import Direction
 from keras_popdescent.plots import style
+from keras_popdescent.plots.axes import legend_above, set_log
 from keras_popdescent.plots.lives import Floats, Integers, Life, Lives, read_lives
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def population_scores_data(history: History) -> PopulationScores:
         winner=_winner(lives),
         best=best,
         log=log,
-        limits=_limits(scores, best[:, 1], history.direction, log),
+        limits=score_limits(scores, best[:, 1], history.direction, log),
     )
 
 
@@ -129,18 +130,20 @@ def _reads_best_on_log_axis(scores: Floats, direction: Direction) -> bool:
     return bool(direction == "min" and low > 0.0 and high > LOG_RATIO * low)
 
 
-def _limits(
+def score_limits(
     scores: Floats, best_so_far: Floats, direction: Direction, log: bool
 ) -> tuple[float, float]:
     """Return the range of all scores, cut where the worst are far beyond what is usual."""
-    sign = 1.0 if direction == "min" else -1.0
+    finite = scores[np.isfinite(scores)]
+    low, high = float(finite.min()), float(finite.max())
+    first_best = best_so_far[np.isfinite(best_so_far)][0]
     forward, backward = (np.log, np.exp) if log else (np.asarray, np.asarray)
-    cost = sign * forward(scores[np.isfinite(scores)])
-    first_best = sign * forward(best_so_far[np.isfinite(best_so_far)][0])
-    usual = max(np.quantile(cost, OUTLIER_QUANTILE), first_best)
-    worst = min(cost.max(), usual + 0.5 * (usual - cost.min()))
-    low, high = sorted(float(backward(sign * end)) for end in (cost.min(), worst))
-    return low, high
+    if direction == "min":
+        usual = forward(max(np.quantile(finite, OUTLIER_QUANTILE), first_best))
+        end = float(backward(usual + 0.5 * (usual - forward(low))))
+        return low, min(high, end)
+    usual = min(np.quantile(finite, 1.0 - OUTLIER_QUANTILE), first_best)
+    return max(low, float(usual - 0.5 * (high - usual))), high
 
 
 def plot_population_scores(history: History, ax: Axes | None = None) -> Figure:
@@ -169,23 +172,24 @@ def plot_population_scores(history: History, ax: Axes | None = None) -> Figure:
     with style.drawing(ax) as axes:
         draw_scores(axes, data)
         axes.set_xlabel(style.STEPS_LABEL)
-        style.legend_above(axes)
+        legend_above(axes)
         return style.figure_of(axes)
 
 
 def draw_scores(ax: Axes, data: PopulationScores) -> None:
     """Draw the data into axes, without legend and x label."""
-    look = style.look(data.population_size)
-    style.add_lines(ax, data.connections, look, faint=True)
-    style.add_lines(ax, [line for line in data.lines if len(line) > 1], look, label="a member")
+    look = style.choose_look(data.population_size)
+    style.add_lines(ax, data.connections, 0.8 * look.width, look.faint, zorder=1)
+    style.add_lines(ax, data.lines, look.width, look.alpha, label="a member")
     style.add_replaced(ax, data.replaced, look)
     ax.plot(*data.winner.T, **style.WINNER, label="the winner's line")
-    ax.plot(*data.best.T, **style.BEST, drawstyle="steps-post", label="best so far")
+    ax.plot(*data.best.T, **style.BEST, label="best so far")
     ax.plot(*data.winner[-1], **style.STAR, label="best score")
+    ax.set_xlim(left=0.0)
     ax.set_ylabel(data.objective)
     low, high = data.limits
     if data.log:
-        style.set_log(ax, low, high)
+        set_log(ax, low, high)
     else:
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         ax.set_ylim(low - margin, high + margin)

@@ -19,13 +19,20 @@ class Budget:
 
     Attributes:
         iterations: Number of iterations.
-        batches_per_iteration: Batches of each.
+        batches_per_iteration: Batches of each but the last, which has what is left.
+        total_batches: Batches of all iterations together.
         note: A sentence that says how the numbers came about, empty where both were given.
     """
 
     iterations: int
     batches_per_iteration: int
+    total_batches: int
     note: str = ""
+
+    @property
+    def last_batches(self) -> int:
+        """Batches of the last iteration."""
+        return self.total_batches - (self.iterations - 1) * self.batches_per_iteration
 
 
 def plan_budget(
@@ -62,7 +69,7 @@ def plan_budget(
     if iterations is not None and (epochs is None or batches_per_iteration is not None):
         chosen = batches_per_iteration or PAPER_BATCHES
         note = "" if batches_per_iteration else f"{chosen} batches an iteration, as in the paper"
-        return Budget(int(iterations), int(chosen), note)
+        return Budget(int(iterations), int(chosen), int(iterations) * int(chosen), note)
     if steps_per_epoch is None:
         raise ArgumentError(
             describe(
@@ -73,8 +80,9 @@ def plan_budget(
         )
     total = int(epochs or 1) * int(steps_per_epoch)
     if iterations is not None:
-        batches = max(1, round(total / iterations))
-        return Budget(int(iterations), batches, f"{batches} batches an iteration: {epochs} epochs")
+        batches = max(1, math.ceil(total / iterations))
+        note = f"{batches} batches an iteration: {epochs} epochs"
+        return Budget(math.ceil(total / batches), batches, total, note)
     if batches_per_iteration is None:
         batches = max(1, min(PAPER_BATCHES, total // MIN_ITERATIONS))
         note = f"{batches} batches an iteration"
@@ -83,5 +91,6 @@ def plan_budget(
             if batches == PAPER_BATCHES
             else (f", for {MIN_ITERATIONS} iterations or more in {total} batches")
         )
-        return Budget(math.ceil(total / batches), batches, note)
-    return Budget(math.ceil(total / int(batches_per_iteration)), int(batches_per_iteration))
+        return Budget(math.ceil(total / batches), batches, total, note)
+    batches = int(batches_per_iteration)
+    return Budget(math.ceil(total / batches), batches, total)

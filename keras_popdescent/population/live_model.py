@@ -26,6 +26,8 @@ class LiveModel:
         seed: Seed of the initial weights.
         batch: A batch of training data: weights, losses and metrics appear with it.
         full: Whether losses and metrics are needed too, not only the state.
+        donated: Whether somebody else's train function may destroy what is in the model (on JAX,
+            that of `fit` does): then a state that is put in is copied first.
 
     Raises:
         ModelError: If the blueprint returns no compiled model.
@@ -33,11 +35,18 @@ class LiveModel:
     """
 
     def __init__(
-        self, blueprint: Blueprint, values: Values, seed: int, batch: Batch, full: bool = True
+        self,
+        blueprint: Blueprint,
+        values: Values,
+        seed: int,
+        batch: Batch,
+        full: bool = True,
+        donated: bool = False,
     ) -> None:
         self.blueprint = blueprint
         self.model = blueprint.build_seeded(values, seed)
-        if full or not self.model.built:
+        self._donated = donated
+        if full or (batch and not self.model.built):
             _build_on(self.model, batch)
         self.bindings: dict[str, Binding] = blueprint.bindings(values)
         for binding in self.bindings.values():
@@ -88,7 +97,7 @@ class LiveModel:
 
     def write_variables(self, tensors: Sequence[Any]) -> None:
         """Assign all variables, in the order of `read_variables`."""
-        self._write(tensors)
+        self._write([keras.ops.copy(t) for t in tensors] if self._donated else tensors)
 
     def write_values(self, values: Values) -> None:
         """Write hyperparameter values and read them back.

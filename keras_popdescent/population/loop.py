@@ -13,6 +13,7 @@ from keras_popdescent.data import SearchData
 from keras_popdescent.errors import DivergedError, describe
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
 from keras_popdescent.operators.fitness import fitness
+from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
@@ -35,6 +36,7 @@ class Settings:
         batches_per_iteration: Batches a member trains on in an iteration.
         max_births: At most so many members are ever born; None for no limit.
         num_kept: How many of the best members ever seen are kept.
+        last_batches: Batches of the last iteration, where they are fewer; None for as many.
     """
 
     population_size: int
@@ -43,6 +45,13 @@ class Settings:
     batches_per_iteration: int
     max_births: int | None = None
     num_kept: int = 1
+    last_batches: int | None = None
+
+    def batches_at(self, iteration: int) -> int:
+        """Return the number of batches of an iteration, counted from 0."""
+        if self.last_batches is not None and iteration == self.iterations - 1:
+            return self.last_batches
+        return self.batches_per_iteration
 
 
 @dataclass(frozen=True)
@@ -157,16 +166,16 @@ class Loop:
     def go_on(
         self,
         data: SearchData,
-        iterations: int,
-        batches_per_iteration: int,
+        budget: Budget,
         observers: Sequence[Observer] = (),
     ) -> None:
         """Prepare for more iterations, on the same or other data; `run` does them."""
         self.executor.feed(data)
         self.settings = replace(
             self.settings,
-            iterations=self.iteration + iterations,
-            batches_per_iteration=batches_per_iteration,
+            iterations=self.iteration + budget.iterations,
+            batches_per_iteration=budget.batches_per_iteration,
+            last_batches=budget.last_batches,
         )
         self.interrupted = False
         self.observers = list(observers)
@@ -193,9 +202,12 @@ class Loop:
                 observer.search_end(self)
 
     def step(self) -> IterationRecord:
-        """Run one iteration and return its record."""
+        """Train and score every member, complete the iteration, and return its record."""
         slots = [member.slot for member in self.members if not member.stopped]
-        reports = self.executor.advance(slots, self.settings.batches_per_iteration)
+        return self.absorb(self.executor.advance(slots, self.settings.batches_at(self.iteration)))
+
+    def absorb(self, reports: Sequence[Report]) -> IterationRecord:
+        """Complete an iteration from what the members did: record, evolve, replace."""
         self.iteration += 1
         self._take(reports)
         view = self._view()

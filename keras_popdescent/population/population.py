@@ -13,7 +13,7 @@ from keras_popdescent.errors import ArgumentError, DataError, PopDescentError, d
 from keras_popdescent.history import History
 from keras_popdescent.operators.fitness import Direction
 from keras_popdescent.population.blueprint import Blueprint, ModelBlueprint
-from keras_popdescent.population.budget import plan_budget
+from keras_popdescent.population.budget import Budget, plan_budget
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Loop, Observer, Settings
 from keras_popdescent.population.objective import Objective, objective_of
@@ -220,24 +220,28 @@ class Population:
         )
         watching = [*make_display(verbose), *observers]
         if self._loop is None:
-            self._start(data, budget.iterations, budget.batches_per_iteration,
-                        validation_samples, initial_hyperparameters, watching)  # fmt: skip
+            self._start(data, budget, validation_samples, initial_hyperparameters, watching)
         else:
-            self._loop.go_on(data, budget.iterations, budget.batches_per_iteration, watching)
+            self._loop.go_on(data, budget, watching)
         self._started().run()
         return self._history
 
     def _start(
         self,
         data: SearchData,
-        iterations: int,
-        batches_per_iteration: int,
+        budget: Budget,
         validation_samples: int | None,
         initial: Sequence[Values],
         observers: Sequence[Observer],
     ) -> None:
         rng_seed, executor_seed = self._seeds.spawn(2)
-        settings = Settings(self.size, self.num_elites, iterations, batches_per_iteration)
+        settings = Settings(
+            self.size,
+            self.num_elites,
+            budget.iterations,
+            budget.batches_per_iteration,
+            last_batches=budget.last_batches,
+        )
         loop = Loop(
             self.executor,
             self.strategy,
@@ -248,6 +252,7 @@ class Population:
             self._history,
             observers,
         )
+        loop.notes = [note for note in (budget.note, self.executor_note) if note]
         loop.start(
             Setup(
                 blueprint=self.blueprint,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 import numpy as np
 
 from keras_popdescent.errors import ArgumentError, describe
 
-Value = Union[bool, int, float, str]
+Value = bool | int | float | str
 # name of a hyperparameter -> its value in one member
 Values = dict[str, Value]
 Kind = Literal["live", "rebuild", "structural"]
@@ -51,6 +51,11 @@ class Dimension(ABC):
     def initial(self, rng: np.random.Generator) -> Value:
         """Draw a value for one of the first members."""
         return self.sample(rng)
+
+    def probes_beside(self, value: Value) -> list[Value]:
+        """Return at most two other values, at which a build function can be tried."""
+        candidates = [self.default, self.from_unit(0.02), self.from_unit(0.98)]
+        return [candidate for candidate in candidates if candidate != value][:2]
 
     def is_active(self, values: Values) -> bool:
         """Whether the dimension has a meaning beside the other values (conditional scopes)."""

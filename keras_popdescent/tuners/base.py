@@ -20,7 +20,7 @@ from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError, ProjectError, describe
 from keras_popdescent.history import History, IterationRecord, Schedule
-from keras_popdescent.population.budget import plan_budget
+from keras_popdescent.population.budget import Budget, plan_budget
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
@@ -173,7 +173,7 @@ class PopulationTuner(keras_tuner.Tuner):
                 callbacks = MemberCallbacks(arguments.callbacks, data.steps_per_epoch, budget)
                 setup = Setup(
                     blueprint=self._blueprint,
-                    values=run.first_values(budget.iterations, budget.batches_per_iteration),
+                    values=run.first_values(budget),
                     data=data,
                     objective=objective,
                     training=self.strategy.training,
@@ -353,7 +353,7 @@ class _Run(Observer):
         self._displays = make_display(verbose)
         self.loop: Loop
 
-    def first_values(self, iterations: int, batches_per_iteration: int) -> list[Values]:
+    def first_values(self, budget: Budget) -> list[Values]:
         """Make the loop, and return the first members' values."""
         tuner, objective = self.tuner, self.tuner._objective()
         blueprint = tuner._blueprint or tuner._make_blueprint(None)
@@ -372,8 +372,9 @@ class _Run(Observer):
         settings = Settings(
             population_size=size,
             num_elites=min(tuner.num_elites, size),
-            iterations=iterations,
-            batches_per_iteration=batches_per_iteration,
+            iterations=budget.iterations,
+            batches_per_iteration=budget.batches_per_iteration,
+            last_batches=budget.last_batches,
             max_births=None if limit is None else limit - born,
             num_kept=tuner.population_size,
         )

@@ -1,0 +1,187 @@
+"""The executor within `model.fit`: the one compiled model is time-sliced among the members.
+
+`fit` drives: it trains whoever is in the model. So there is no `advance` here; the callback hands
+the members' reports to the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.data import SearchData
+from keras_popdescent.data.batch import Batch
+from keras_popdescent.executors.scoring import ValidationSampler
+from keras_popdescent.executors.stepping import make_stepper
+from keras_popdescent.hyperparameters import Binding, HandleBinding
+from keras_popdescent.operators.noise import NO_NOISE
+from keras_popdescent.population.blueprint import Blueprint, own_targets
+from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.seeding import integer_seed
+from keras_popdescent.population.state import MemberState, capture, inherit, restore
+from keras_popdescent.strategies.base import Offspring, ScoringPlan
+from keras_popdescent.strategies.space import SearchSpace, Values
+
+
+class GivenModelBlueprint(Blueprint):
+    """The blueprint of the one model that is being fitted: it builds nothing.
+
+    Args:
+        model: A built, compiled model.
+        mutate: Which of its own values are mutated.
+    """
+
+    def __init__(self, model: keras.Model, mutate: tuple[str, ...]) -> None:
+        self._model = model
+        self._targets = own_targets(model, mutate)
+        self.space = SearchSpace([dimension for dimension, _ in self._targets.values()])
+
+    def build(self, values: Values) -> keras.Model:
+        return self._model
+
+    def bindings(self, values: Values) -> dict[str, Binding]:
+        return {name: HandleBinding(name, paths) for name, (_, paths) in self._targets.items()}
+
+
+class FitExecutor(Executor):
+    """Swaps members in and out of a model that `fit` is training.
+
+    Args:
+        model: The model.
+        mutate: Which of its own values are mutated.
+        size: Number of members.
+        validation: Arrays or batches that score members; None for none.
+        batch_size: Samples a batch of validation arrays.
+        scoring: Which part of them.
+        seed: Root of the randomness.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        mutate: tuple[str, ...],
+        size: int,
+        validation: Batch | list[Batch] | None,
+        batch_size: int,
+        scoring: ScoringPlan,
+        seed: np.random.SeedSequence,
+    ) -> None:
+        self.blueprint = GivenModelBlueprint(model, mutate)
+        self._size = size
+        self._validation = validation
+        score_seed, self._seeds = seed.spawn(2)
+        self._sampler = ValidationSampler(validation, batch_size, scoring, score_seed, size)
+
+    def start(self, setup: Setup) -> None:
+        first = dict(setup.values[0])
+        donated = keras.backend.backend() == "jax"
+        batch = self._first_batch() if keras.backend.backend() == "tensorflow" else ()
+        self.live = LiveModel(self.blueprint, first, 0, batch, full=bool(batch), donated=donated)
+        self._stepper = make_stepper(self.live.model)
+        self._loaded: Any = None
+        self._fresh = capture(self.live)
+        self._values = [dict(values) for values in setup.values]
+        self._newborn = set(range(self._size))
+        self._states = [
+            inherit(
+                [self._fresh],
+                self.live,
+                optimizer="inherit",
+                fresh=self._fresh,
+                seed=integer_seed(seed),
+                noise=NO_NOISE,
+            )
+            for seed in self._seeds.spawn(self._size)
+        ]
+
+    def _first_batch(self) -> Batch:
+        """Return validation samples to build metrics on: `fit` leaves that to its first trace."""
+        if self._validation is None or isinstance(self._validation, list):
+            return () if self._validation is None else self._validation[0]
+        batch: Batch = keras.tree.map_structure(lambda array: array[:8], self._validation)
+        return batch
+
+    def swap_in(self, slot: int) -> None:
+        """Put a member into the model."""
+        restore(self.live, self._states[slot])
+        if slot in self._newborn:
+            self.live.write_values(self._values[slot])
+            self._newborn.discard(slot)
+
+    def swap_out(self, slot: int) -> None:
+        """Keep the state of the member that is in the model."""
+        self._states[slot] = capture(self.live)
+
+    def next_iteration(self) -> None:
+        """Draw the validation sample of the coming iteration."""
+        self._sampler.next_iteration()
+
+    def score(self, slot: int) -> dict[str, float]:
+        """Return what the member in the model reports on the validation data."""
+        model = self.live.model
+        # The running metrics belong to `fit`.
+        held = [keras.ops.copy(variable) for variable in model.metrics_variables]
+        self._stepper.reset()
+        with self.live.neutral():
+            if isinstance(self._validation, list):
+                for batch in self._sampler.batches(slot):
+                    self._stepper.test_batch(batch)
+            else:
+                if self._loaded is None:
+                    self._loaded = self._stepper.load(self._validation or ())
+                self._stepper.test_indices(self._loaded, self._sampler.indices(slot))
+            logs = self._stepper.logs()
+        for variable, value in zip(model.metrics_variables, held, strict=True):
+            variable.assign(value)
+        return {f"val_{name}": value for name, value in logs.items()}
+
+    def advance(
+        self,
+        slots: Sequence[int],
+        num_batches: int,
+        *,
+        batch_size: int | None = None,
+        score: bool = True,
+    ) -> list[Report]:
+        raise NotImplementedError("`fit` trains the members.")
+
+    def apply(self, offspring: Sequence[Offspring]) -> None:
+        before = list(self._states)
+        for child, seed in zip(offspring, self._seeds.spawn(len(offspring)), strict=True):
+            self._values[child.slot] = dict(child.values)
+            self._newborn.add(child.slot)
+            self._states[child.slot] = inherit(
+                [before[parent] for parent in child.parents],
+                self.live,
+                optimizer=child.optimizer_state,
+                fresh=self._fresh,
+                seed=integer_seed(seed),
+                noise=child.weight_noise,
+            )
+
+    def capture(self, slot: int) -> MemberState:
+        return self._states[slot]
+
+    def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:
+        self.swap_in(slot)
+        action(self.live.model)
+        self.swap_out(slot)
+
+    def feed(self, data: SearchData) -> None:
+        raise NotImplementedError("`fit` brings the data.")
+
+    def export(self, values: Values, state: MemberState) -> keras.Model:
+        """Put a member into the fitted model, for good."""
+        restore(self.live, state)
+        self.live.write_values(values)
+        return self.live.model
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"values": self._values, "states": self._states}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        self._values, self._states = snapshot["values"], snapshot["states"]

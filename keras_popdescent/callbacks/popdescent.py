@@ -1,0 +1,274 @@
+"""PopDescentCallback: Population Descent within a plain `model.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_popdescent.callbacks.fit_executor import FitExecutor
+from keras_popdescent.data import SearchData, prepare_validation
+from keras_popdescent.data.arrays import ArrayBatches
+from keras_popdescent.errors import ArgumentError, PopDescentError, describe
+from keras_popdescent.history import History
+from keras_popdescent.hyperparameters._keras_internals import sync_from_fit
+from keras_popdescent.operators.fitness import Direction
+from keras_popdescent.population.executor import Report, Setup
+from keras_popdescent.population.loop import Loop, Settings
+from keras_popdescent.population.objective import Objective, objective_of
+from keras_popdescent.population.population import (
+    DEFAULT_NUM_ELITES,
+    check_sizes,
+    scoring_plan,
+)
+from keras_popdescent.population.registry import make_display
+from keras_popdescent.strategies.base import Strategy
+from keras_popdescent.strategies.popdescent import PopDescent
+from keras_popdescent.strategies.space import Values
+
+# Where `fit` does not know how many batches will come.
+_ENDLESS = 10**9
+
+
+class PopDescentCallback(keras.callbacks.Callback):
+    """Makes one `model.fit` train a population; afterwards the model holds its best member.
+
+    The model's batches are dealt out: the first `batches_per_iteration` train member 0, the next
+    ones member 1, and so on; when all had their turn, members are compared, and the weakest become
+    mutated copies of stronger ones (Population Descent, arXiv 2310.14671, Algorithm 1). So each
+    member sees a share of `1 / population_size` of `epochs`. All members start with the model's
+    weights and values. It works with a custom `train_step`, since `fit` does the training.
+
+    The metrics that `fit` shows are those of the member that is training. Callbacks that watch a
+    validation metric of `fit` watch whichever member is in the model.
+
+    Args:
+        population_size: Number of members, at least 1. Defaults to 5.
+        num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
+            to 3, or to `population_size` where that is smaller.
+        batches_per_iteration: Batches of a member's turn. Defaults to 128, the paper's.
+        mutate: Which of the model's own values are mutated around where they are: from
+            `"learning_rate"` (or a multiplier on its schedule), `"l2"` (all L1 and L2
+            coefficients), and paths of other live scalars, as `find_handles` lists them.
+        validation_data: (x, y), (x, y, sample_weight) or a data set that scores the members. What
+            `fit` itself gets as `validation_data` cannot be seen from a callback.
+        validation_batch_size: Samples a batch of validation arrays. Defaults to 64.
+        validation_samples: Size of a random part of it, the same for all members, drawn anew in
+            each iteration; None for the strategy's own plan.
+        objective: What scores a member, or (name, direction). Defaults to `"val_loss"`, or, without
+            validation data, to `"loss"`: the mean over a member's turn.
+        strategy: Decides who is replaced. Defaults to `PopDescent()`. Its plan of training batches
+            has no effect: the batches are those of `fit`.
+        seed: Seed of selection, mutation and dropout; None for another one each time.
+        verbose: 0 for silence, 1 or `"auto"` for a progress display (use `fit(verbose=0)` with it).
+
+    Raises:
+        ArgumentError: For an argument that cannot work.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_popdescent import PopDescentCallback
+        >>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(optimizer="adam", loss="mse")
+        >>> x = np.random.default_rng(0).normal(size=(320, 4)).astype("float32")
+        >>> y = x.sum(axis=1, keepdims=True)
+        >>> popdescent = PopDescentCallback(
+        ...     population_size=3, num_elites=2, batches_per_iteration=4,
+        ...     validation_data=(x[256:], y[256:]), seed=0,
+        ... )
+        >>> _ = model.fit(x[:256], y[:256], epochs=6, verbose=0, callbacks=[popdescent])
+        >>> len(popdescent.history)
+        4
+    """
+
+    def __init__(
+        self,
+        population_size: int = 5,
+        num_elites: int | None = None,
+        batches_per_iteration: int = 128,
+        mutate: Sequence[str] = ("learning_rate", "l2"),
+        *,
+        validation_data: Any = None,
+        validation_batch_size: int = 64,
+        validation_samples: int | None = None,
+        objective: str | tuple[str, Direction] | Objective | None = None,
+        strategy: Strategy | None = None,
+        seed: int | None = None,
+        verbose: int | str = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(population_size, num_elites)
+        if int(batches_per_iteration) < 1:
+            raise ArgumentError(
+                describe(
+                    "A member's turn has at least one batch.",
+                    batches_per_iteration=batches_per_iteration,
+                )
+            )
+        self.population_size = int(population_size)
+        default = min(DEFAULT_NUM_ELITES, self.population_size)
+        self.num_elites = default if num_elites is None else int(num_elites)
+        self.batches_per_iteration = int(batches_per_iteration)
+        self.mutate = tuple(mutate)
+        self.strategy = PopDescent() if strategy is None else strategy
+        if self.strategy.multipliers:
+            raise ArgumentError(
+                describe(
+                    "The strategy scales the loss, which a callback cannot do.",
+                    fix="Use `Population.from_model` for it.",
+                    strategy=self.strategy.get_config(),
+                )
+            )
+        self._validation = prepare_validation(validation_data)
+        if objective is None:
+            objective = "loss" if validation_data is None else "val_loss"
+        self.objective = objective_of(objective)
+        if self.objective.needs_validation and self._validation is None:
+            raise ArgumentError(
+                describe(
+                    f"The objective `{self.objective.name}` needs validation data.",
+                    fix="Pass `validation_data` to the callback, not only to `fit`.",
+                )
+            )
+        self._validation_batch_size = validation_batch_size
+        self._scoring = scoring_plan(self.strategy, validation_samples)
+        self._seed = np.random.SeedSequence(seed)
+        self._verbose = verbose
+        self._loop: Loop | None = None
+
+    @property
+    def history(self) -> History:
+        """Every iteration, score and birth.
+
+        Raises:
+            PopDescentError: Before `fit`.
+        """
+        return self._running().history
+
+    def best_values(self) -> Values:
+        """Return the values that the best member had.
+
+        Raises:
+            PopDescentError: Before `fit`.
+        """
+        return dict(self._running().best().values)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Make the model live, and give every member its state."""
+        self._loop = None
+        if self.model.built or self._validation is not None:
+            self._start()
+
+    def _start(self) -> None:
+        model = self.model
+        rng_seed, executor_seed = self._seed.spawn(2)
+        self._executor = FitExecutor(
+            model,
+            self.mutate if self.strategy.implicit else (),
+            self.population_size,
+            self._validation,
+            self._validation_batch_size,
+            self._scoring,
+            executor_seed,
+        )
+        loop = self._loop = Loop(
+            self._executor,
+            self.strategy,
+            self._executor.blueprint.space,
+            self.objective,
+            Settings(
+                self.population_size,
+                self.num_elites,
+                self._num_iterations(),
+                self.batches_per_iteration,
+            ),
+            np.random.default_rng(rng_seed),
+            History(self.objective.name, self.objective.direction),
+            make_display(self._verbose),
+        )
+        nothing = SearchData(ArrayBatches((np.zeros((1, 1)),), 1, False), None, 1, None)
+        loop.start(
+            Setup(
+                blueprint=self._executor.blueprint,
+                values=loop.first_values(),
+                data=nothing,
+                objective=self.objective,
+                training=self.strategy.training,
+                scoring=self._scoring,
+                seed=executor_seed,
+            )
+        )
+        # A step that was traced before has the plain numbers in it.
+        self._retrace()
+        self._slot, self._batches = 0, 0
+        self._reports: list[Report] = []
+        self._executor.next_iteration()
+        self._take_turn()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Count the turn's batches; at its end, score the member and put the next one in."""
+        if self._loop is None:
+            # The model's weights have just appeared: its first batch was everybody's.
+            sync_from_fit(self.model)
+            self._start()
+            return
+        self._batches += 1
+        if self._batches < self.batches_per_iteration:
+            return
+        sync_from_fit(self.model)
+        self._end_turn(dict(logs or {}))
+        self._slot += 1
+        if self._slot == self.population_size:
+            self._running().absorb(self._reports)
+            self._reports, self._slot = [], 0
+            self._executor.next_iteration()
+        self._take_turn()
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Leave the best member in the model, and the model a plain Keras model."""
+        if self._loop is None:
+            return
+        loop = self._loop
+        sync_from_fit(self.model)
+        self._executor.swap_out(self._slot)
+        best = loop.best()
+        self._executor.export(best.values, best.state)
+        self._executor.live.detach()
+        self._retrace()
+        for observer in loop.observers:
+            observer.search_end(loop)
+
+    def _take_turn(self) -> None:
+        self._executor.swap_in(self._slot)
+        self._batches = 0
+        # The reported training loss is then that of the turn.
+        self.model.reset_metrics()
+
+    def _end_turn(self, logs: dict[str, Any]) -> None:
+        reported = {name: float(value) for name, value in logs.items()}
+        if self._validation is not None:
+            reported.update(self._executor.score(self._slot))
+        self._executor.swap_out(self._slot)
+        score = self.objective.score(reported)
+        self._reports.append(Report(self._slot, score, reported, self._batches))
+
+    def _num_iterations(self) -> int:
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        if not epochs or not steps:
+            return _ENDLESS
+        turn = self.population_size * self.batches_per_iteration
+        return max(int(epochs) * int(steps) // turn, 1)
+
+    def _retrace(self) -> None:
+        self.model.make_train_function(force=True)
+        if self.model.test_function is not None:
+            self.model.make_test_function(force=True)
+
+    def _running(self) -> Loop:
+        if self._loop is None:
+            raise PopDescentError(
+                describe("The callback has not been used yet.", fix="Pass it to `model.fit`.")
+            )
+        return self._loop

@@ -1,0 +1,96 @@
+"""The policies that all strategies share, and what a strategy is shown."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+
+from keras_popdescent.strategies import Offspring, PopulationView, SearchSpace
+from keras_popdescent.testing import FixedStrategy, mixed_space
+
+NAN = float("nan")
+CHILDREN = (Offspring(2, (0,), {}), Offspring(1, (0,), {}))
+
+
+def view(scores, num_elites=1, **attributes):
+    defaults = {"iteration": 1, "num_iterations": 10, "space": SearchSpace()}
+    return PopulationView(
+        np.array(scores), [{}] * len(scores), num_elites=num_elites, **{**defaults, **attributes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "num_elites", "expected"),
+    [
+        ([1.0, 2.0, 3.0], 2, 1),
+        ([1.0, 2.0, 3.0], 3, 0),
+        ([1.0, 2.0, 3.0], 0, 3),
+        ([1.0, NAN, 3.0], 3, 1),
+        ([1.0, NAN, NAN], 2, 2),
+        ([1.0, NAN, 3.0], 1, 2),
+    ],
+)
+def test_num_replaced(scores, num_elites, expected):
+    assert view(scores, num_elites).num_replaced == expected
+
+
+def test_the_view_computes_fitness_in_the_users_direction():
+    np.testing.assert_allclose(view([2.0, 0.0]).fitness, [0.5, 1.0])
+    np.testing.assert_allclose(view([0.25, 0.75], direction="max").fitness, [0.25, 0.75])
+
+
+def test_the_view_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        view([1.0]).iteration = 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, [2, 1]),
+        ({"births_left": None}, [2, 1]),
+        ({"births_left": 2}, [2, 1]),
+        ({"births_left": 1}, [2]),
+        ({"births_left": 0}, []),
+        ({"num_iterations": 2}, [2, 1]),
+        ({"num_iterations": 1}, []),
+    ],
+)
+def test_shared_policies(attributes, expected):
+    shown = view([0.1, 0.2, 0.3], **attributes)
+    offspring = FixedStrategy({1: CHILDREN}).evolve(shown, np.random.default_rng(0))
+    assert [child.slot for child in offspring] == expected
+
+
+@pytest.mark.parametrize(("scores", "num_children"), [([NAN, NAN], 0), ([NAN, 5.0], 2)])
+def test_without_a_finite_member_nobody_is_replaced(scores, num_children):
+    offspring = FixedStrategy({1: CHILDREN}).evolve(view(scores), np.random.default_rng(0))
+    assert len(offspring) == num_children
+
+
+def test_first_member_has_the_defaults_and_the_others_are_drawn():
+    class Common(FixedStrategy):
+        def _start(self, size, space, rng):
+            return super(FixedStrategy, self)._start(size, space, rng)
+
+    first, *others = Common().start(30, mixed_space(), np.random.default_rng(0))
+    assert first == mixed_space().defaults()
+    assert len({member["units"] for member in others}) > 5
+    assert {member["learning_rate"] for member in others} == {1e-3}
+
+
+def test_a_strategy_without_state_takes_its_own_state_back():
+    strategy = FixedStrategy()
+    strategy.set_state(strategy.get_state())
+    assert strategy.get_state() == {}
+    assert strategy.get_config() == {"class": "FixedStrategy"}
+
+
+def test_the_fixed_strategy_notes_what_it_is_shown():
+    strategy = FixedStrategy(first=[{"units": 24}])
+    assert strategy.start(2, SearchSpace(), np.random.default_rng(0)) == [{"units": 24}, {}]
+    shown = view([1.0])
+    strategy.evolve(shown, np.random.default_rng(0))
+    assert strategy.views == [shown]
