@@ -19,8 +19,8 @@ from keras_popdescent.population.executor import Report, Setup
 from keras_popdescent.population.loop import Loop, Settings
 from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.population import (
-    DEFAULT_NUM_ELITES,
     check_sizes,
+    default_elites,
     scoring_plan,
 )
 from keras_popdescent.population.registry import make_display
@@ -47,7 +47,7 @@ class PopDescentCallback(keras.callbacks.Callback):
     Args:
         population_size: Number of members, at least 1. Defaults to 5.
         num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
-            to 3, or to `population_size` where that is smaller.
+            to three fifths of the population, the paper's 3 of 5.
         batches_per_iteration: Batches of a member's turn. Defaults to 128, the paper's.
         mutate: Which of the model's own values are mutated around where they are: from
             `"learning_rate"` (or a multiplier on its schedule), `"l2"` (all L1 and L2
@@ -108,7 +108,7 @@ class PopDescentCallback(keras.callbacks.Callback):
                 )
             )
         self.population_size = int(population_size)
-        default = min(DEFAULT_NUM_ELITES, self.population_size)
+        default = default_elites(self.population_size)
         self.num_elites = default if num_elites is None else int(num_elites)
         self.batches_per_iteration = int(batches_per_iteration)
         self.mutate = tuple(mutate)
@@ -237,8 +237,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._executor.export(best.values, best.state)
         self._executor.live.detach()
         self._retrace()
-        for observer in loop.observers:
-            observer.search_end(loop)
+        loop.end()
 
     def _take_turn(self) -> None:
         self._executor.swap_in(self._slot)

@@ -40,17 +40,19 @@ class History:
         self.records.append(record)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not self.path.exists() or self.path.stat().st_size == 0
             with self.path.open("a", encoding="utf-8") as file:
+                if fresh:
+                    header = {"objective": self.objective, "direction": self.direction}
+                    file.write(json.dumps(header) + "\n")
                 file.write(json.dumps(record.to_json()) + "\n")
 
     @classmethod
-    def load(
-        cls, path: str | Path, objective: str = "val_loss", direction: Direction = "min"
-    ) -> History:
+    def load(cls, path: str | Path) -> History:
         """Read a history from the JSON lines that `append` wrote."""
-        history = cls(objective, direction)
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            history.records.append(IterationRecord.from_json(json.loads(line)))
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        history = cls(**json.loads(lines[0])) if lines else cls()
+        history.records = [IterationRecord.from_json(json.loads(line)) for line in lines[1:]]
         return history
 
     def __len__(self) -> int:

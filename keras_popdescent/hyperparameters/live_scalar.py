@@ -16,7 +16,8 @@ import numpy as np
 class LiveScalar:
     """Float-like view of a scalar variable.
 
-    Arithmetic and conversion give the variable's current value as a tensor. Truth and comparison
+    Arithmetic and conversion give the variable's current value as a tensor; like a Python number it
+    takes the precision of the other operand (mixed precision). Truth and comparison
     with a number, which Keras uses to leave whole branches out of the graph
     (`if self.momentum != 0`), answer as for a number above zero, so that the branch is there for
     every later value; at 0 the branch computes what leaving it out would.
@@ -40,6 +41,13 @@ class LiveScalar:
         """Return the current value as a tensor of the backend."""
         # On TensorFlow `convert_to_tensor` returns a Keras variable as it is.
         return keras.ops.copy(self.variable)
+
+    def _beside(self, other: Any) -> Any:
+        """Return the current value in the precision of the other operand."""
+        dtype = getattr(other, "dtype", None)
+        if dtype is None or not keras.backend.is_float_dtype(dtype):
+            return self.tensor()
+        return keras.ops.cast(self.tensor(), keras.backend.standardize_dtype(dtype))
 
     def read(self) -> float:
         """Return the current value as a Python number; not inside a traced step."""
@@ -80,34 +88,34 @@ class LiveScalar:
         return False
 
     def __add__(self, other: Any) -> Any:
-        return self.tensor() + other
+        return self._beside(other) + other
 
     def __radd__(self, other: Any) -> Any:
-        return other + self.tensor()
+        return other + self._beside(other)
 
     def __sub__(self, other: Any) -> Any:
-        return self.tensor() - other
+        return self._beside(other) - other
 
     def __rsub__(self, other: Any) -> Any:
-        return other - self.tensor()
+        return other - self._beside(other)
 
     def __mul__(self, other: Any) -> Any:
-        return self.tensor() * other
+        return self._beside(other) * other
 
     def __rmul__(self, other: Any) -> Any:
-        return other * self.tensor()
+        return other * self._beside(other)
 
     def __truediv__(self, other: Any) -> Any:
-        return self.tensor() / other
+        return self._beside(other) / other
 
     def __rtruediv__(self, other: Any) -> Any:
-        return other / self.tensor()
+        return other / self._beside(other)
 
     def __pow__(self, other: Any) -> Any:
-        return self.tensor() ** other
+        return self._beside(other) ** other
 
     def __rpow__(self, other: Any) -> Any:
-        return other ** self.tensor()
+        return other ** self._beside(other)
 
     def __neg__(self) -> Any:
         return -self.tensor()

@@ -137,11 +137,10 @@ def optimizer_handles(model: keras.Model) -> list[Handle]:
         for name in _SCALARS
         if _is_number(optimizer, name)
     ]
-    # A threshold of 0 means no clipping at all: another graph, not another number in it.
     scales: list[Handle] = [
         ScaleHandle(f"optimizer.{name}", optimizer, name)
         for name in _SCALES
-        if _is_number(optimizer, name) and (name == "weight_decay" or getattr(optimizer, name) > 0)
+        if _is_number(optimizer, name) and _is_scale(optimizer, name)
     ]
     return [first, *plain, *scales]
 
@@ -157,6 +156,14 @@ def _schedule(optimizer: Any) -> Any:
 def _is_number(optimizer: Any, name: str) -> bool:
     value = getattr(optimizer, name, None)
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_scale(optimizer: Any, name: str) -> bool:
+    if name == "clipvalue" and keras.backend.backend() == "jax":
+        # `jax.numpy.clip` takes nothing that stands for a number.
+        return False
+    # A threshold of 0 means no clipping at all: another graph, not another number in it.
+    return name == "weight_decay" or getattr(optimizer, name) > 0
 
 
 def _number(value: Any) -> float:

@@ -60,7 +60,7 @@ def legend_above(ax: Axes) -> None:
     columns = len(handles) if len(handles) <= 5 else math.ceil(len(handles) / 2)
     ax.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns,
-        borderaxespad=0.2, **LEGEND,
+        borderaxespad=0.8, **LEGEND,
     )  # fmt: skip
 
 

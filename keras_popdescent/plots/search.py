@@ -66,7 +66,6 @@ def plot_search(
         figure.align_ylabels(panels)
         add_heading(panels[0], title, search_caption(history))
         legend_below(figure, list(panels))
-        style.finish(figure)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)

@@ -113,14 +113,7 @@ def drawing(ax: Axes | None, width: float = 8.0, height: float = 4.0) -> Iterato
         yield ax
         return
     with styled():
-        figure = new_figure(width, height)
-        yield figure.add_subplot()
-        finish(figure)
-
-
-def finish(figure: Figure) -> None:
-    """Lay the figure out while the style holds: matplotlib makes ticks only when it draws."""
-    figure.draw_without_rendering()
+        yield new_figure(width, height).add_subplot()
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -8,13 +8,20 @@ from typing import Any
 
 import keras
 
-from keras_popdescent.errors import ModelError, describe
+from keras_popdescent.errors import ArgumentError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding, find_handles
 from keras_popdescent.hyperparameters.binding import LossScaleBinding, PenaltyScaleBinding
+from keras_popdescent.hyperparameters.handle import Handle
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Regularization
 from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
-from keras_popdescent.strategies.space import LogDimension, SearchSpace, Values
+from keras_popdescent.strategies.space import (
+    Dimension,
+    LinearDimension,
+    LogDimension,
+    SearchSpace,
+    Values,
+)
 
 LEARNING_RATE = "popdescent/learning_rate"
 LEARNING_RATE_MULTIPLIER = "popdescent/learning_rate_multiplier"
@@ -159,14 +166,18 @@ def multiplier_bindings(
 
 
 # name of a hyperparameter -> its dimension, and (path of a handle, factor) pairs
-Targets = dict[str, tuple[LogDimension, tuple[tuple[str, float], ...]]]
+Targets = dict[str, tuple[Dimension, tuple[tuple[str, float], ...]]]
 
 
 def own_targets(model: keras.Model, mutate: tuple[str, ...]) -> Targets:
     """Return what a model has by itself that can be mutated around its own value.
 
     Ranges: the learning rate from 1/100 to 10 times its own value; L1 and L2 coefficients and other
-    handles from 1/100 to 100 times. Coefficients that differ share one multiplier.
+    scales from 1/100 to 100 times; rates (dropout, momentum) from 0 to 0.95. Coefficients that
+    differ share one multiplier.
+
+    Raises:
+        ArgumentError: If `mutate` names what the model has not.
     """
     handles = find_handles(model)
     targets: Targets = {}
@@ -185,14 +196,32 @@ def own_targets(model: keras.Model, mutate: tuple[str, ...]) -> Targets:
     if "l2" in mutate:
         targets.update(_penalty_targets(handles))
     for path in mutate:
-        if path in handles and handles[path].static > 0.0:
-            own, free = handles[path].static, handles[path].unbounded
-            high = own * 100.0 if free else max(0.95, own)
-            targets[path] = (
-                LogDimension(path, own / 100.0, high, own, unbounded=free),
-                ((path, 1.0),),
+        if path in handles:
+            targets[path] = (_own_dimension(path, handles[path]), ((path, 1.0),))
+        elif path not in ("learning_rate", "l2"):
+            raise ArgumentError(
+                describe(
+                    "The model has no such live scalar.",
+                    f"It has: {', '.join(handles)}; and 'learning_rate', 'l2' for all of a kind.",
+                    mutate=path,
+                )
             )
     return targets
+
+
+def _own_dimension(path: str, handle: Handle) -> Dimension:
+    """Return the range of a handle around its own value; a rate moves linearly up to 0.95."""
+    own = handle.static
+    if handle.unbounded and own > 0.0:
+        return LogDimension(path, own / 100.0, own * 100.0, own)
+    if handle.unbounded:
+        raise ArgumentError(
+            describe(
+                f"`{path}` is 0: there is nothing to mutate around.",
+                fix="Give it a positive value in the model.",
+            )
+        )
+    return LinearDimension(path, 0.0, max(0.95, own), own)
 
 
 def _penalty_targets(handles: Mapping[str, Any]) -> Targets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from keras_popdescent.history import BirthRecord, History, IterationRecord, Memb
 from keras_popdescent.operators.fitness import fitness
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.state import MemberState
@@ -86,7 +88,7 @@ class Observer:
         """Members are about to be replaced; they are still there."""
 
     def iteration_end(self, record: IterationRecord) -> None:
-        """An iteration was recorded, with the births that followed from it."""
+        """An iteration was recorded, with the births that follow from it."""
 
     def search_end(self, loop: Loop) -> None:
         """The search is over, also where it was interrupted."""
@@ -198,8 +200,13 @@ class Loop:
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
-            for observer in self.observers:
-                observer.search_end(self)
+            self.end()
+
+    def end(self) -> None:
+        """Tell all observers that the search is over, each also where another one raises."""
+        with ExitStack() as stack:
+            for observer in reversed(self.observers):
+                stack.callback(observer.search_end, self)
 
     def step(self) -> IterationRecord:
         """Train and score every member, complete the iteration, and return its record."""
@@ -207,16 +214,23 @@ class Loop:
         return self.absorb(self.executor.advance(slots, self.settings.batches_at(self.iteration)))
 
     def absorb(self, reports: Sequence[Report]) -> IterationRecord:
-        """Complete an iteration from what the members did: record, evolve, replace."""
+        """Complete an iteration from what the members did: record, evolve, replace.
+
+        An interrupt waits until it is complete: members, executor and history stay in step.
+        """
+        with deferred_interrupt():
+            return self._absorb(reports)
+
+    def _absorb(self, reports: Sequence[Report]) -> IterationRecord:
         self.iteration += 1
         self._take(reports)
         view = self._view()
         self._watch_divergence(view)
         records = self._member_records(view, {report.slot: report for report in reports})
         offspring = self.strategy.evolve(view, self._rng)
-        births = self._replace(offspring)
-        record = self._record(records, births)
-        self._announce(record)
+        newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
+        record = self._record(records, tuple(birth for _, birth in newborn))
+        self._replace(offspring, [member for member, _ in newborn])
         return record
 
     def _take(self, reports: Sequence[Report]) -> None:
@@ -238,7 +252,6 @@ class Loop:
         others = [kept for kept in self.kept if kept.member_id != member.member_id]
         full = len(others) >= self.settings.num_kept
         if full and not self.objective.better(score, others[-1].score):
-            self.kept = others if len(others) < len(self.kept) else self.kept
             return
         entry = Kept(
             member.member_id,
@@ -292,42 +305,44 @@ class Loop:
             for member in self.members
         )
 
-    def _replace(self, offspring: Sequence[Offspring]) -> tuple[BirthRecord, ...]:
-        if not offspring:
-            return ()
-        before = list(self.members)
+    def _newborn(self, child: Offspring, member_id: int) -> tuple[Member, BirthRecord]:
+        """Return the member that an offspring will be, and the record of its birth."""
+        parents = [self.members[slot] for slot in child.parents]
+        member = Member(
+            member_id=member_id,
+            slot=child.slot,
+            values=dict(child.values),
+            parents=tuple(parent.member_id for parent in parents),
+            born=self.iteration,
+            inherited_steps=parents[0].gradient_steps,
+            gradient_steps=parents[0].gradient_steps,
+        )
+        birth = BirthRecord(
+            slot=child.slot,
+            member_id=member_id,
+            parents=member.parents,
+            values=dict(child.values),
+            inherited_steps=member.inherited_steps,
+            replaced=self.members[child.slot].member_id,
+            parent_values=dict(parents[0].values),
+            strength=child.strength,
+            weight_noise=asdict(child.weight_noise),
+            optimizer_state=child.optimizer_state,
+        )
+        return member, birth
+
+    def _replace(self, offspring: Sequence[Offspring], newborn: Sequence[Member]) -> None:
+        if not newborn:
+            return
+        dead = [self.members[member.slot] for member in newborn]
         for observer in self.observers:
-            observer.deaths([before[child.slot] for child in offspring])
+            observer.deaths(dead)
         self.executor.apply(offspring)
-        births = []
-        for child in offspring:
-            parents = [before[slot] for slot in child.parents]
-            member = Member(
-                member_id=self._num_born,
-                slot=child.slot,
-                values=dict(child.values),
-                parents=tuple(parent.member_id for parent in parents),
-                born=self.iteration,
-                inherited_steps=parents[0].gradient_steps,
-                gradient_steps=parents[0].gradient_steps,
-            )
-            self._num_born += 1
-            self.members[child.slot] = member
-            births.append(
-                BirthRecord(
-                    slot=child.slot,
-                    member_id=member.member_id,
-                    parents=member.parents,
-                    values=dict(child.values),
-                    inherited_steps=member.inherited_steps,
-                    replaced=before[child.slot].member_id,
-                    parent_values=dict(parents[0].values),
-                    strength=child.strength,
-                    weight_noise=asdict(child.weight_noise),
-                    optimizer_state=child.optimizer_state,
-                )
-            )
-        return tuple(births)
+        self._num_born += len(newborn)
+        for member in newborn:
+            self.members[member.slot] = member
+        for observer in self.observers:
+            observer.births(newborn)
 
     def _record(
         self,
@@ -338,14 +353,9 @@ class Loop:
         seconds = time.perf_counter() - self._began
         record = IterationRecord(self.iteration, self._steps, seconds, members, births, closing)
         self.history.append(record)
-        return record
-
-    def _announce(self, record: IterationRecord) -> None:
-        born = [self.members[birth.slot] for birth in record.births]
         for observer in self.observers:
             observer.iteration_end(record)
-            if born:
-                observer.births(born)
+        return record
 
     def _close(self) -> None:
         """Train on after the last iteration, without selection, and score once more."""
@@ -367,8 +377,7 @@ class Loop:
                     self._steps += report.gradient_steps
         self._take(reports)
         records = self._member_records(self._view(), {report.slot: report for report in reports})
-        record = self._record(records, (), closing=True)
-        self._announce(record)
+        self._record(records, (), closing=True)
 
     def _all_stopped(self) -> bool:
         return all(member.stopped for member in self.members)

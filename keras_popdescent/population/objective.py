@@ -16,11 +16,28 @@ _MAXIMISED = (
     "f1",
     "fbeta",
     "iou",
+    "io_u",
     "dice",
     "r2",
     "cosine_similarity",
     "true_positives",
     "true_negatives",
+)
+_MINIMISED = (
+    "loss",
+    "error",
+    "mse",
+    "mae",
+    "rmse",
+    "mape",
+    "msle",
+    "entropy",
+    "diverg",
+    "perplexity",
+    "hinge",
+    "poisson",
+    "false_positives",
+    "false_negatives",
 )
 
 
@@ -98,32 +115,17 @@ def objective_of(objective: str | tuple[str, Direction] | Objective) -> Objectiv
 def infer_direction(name: str) -> Direction:
     """Return the direction of a loss, an error or a well-known rate.
 
+    The last known word decides: Keras puts the name of an output in front, and the loss of an
+    output `acceleration` is no accuracy.
+
     Raises:
         ObjectiveError: If the name says nothing about the direction.
     """
     bare = name.removeprefix("val_").lower()
-    if any(word in bare for word in _MAXIMISED):
-        return "max"
-    if any(
-        word in bare
-        for word in (
-            "loss",
-            "error",
-            "mse",
-            "mae",
-            "rmse",
-            "mape",
-            "msle",
-            "entropy",
-            "diverg",
-            "perplexity",
-            "hinge",
-            "poisson",
-            "false_positives",
-            "false_negatives",
-        )
-    ):
-        return "min"
+    maximised = max(bare.rfind(word) for word in _MAXIMISED)
+    minimised = max(bare.rfind(word) for word in _MINIMISED)
+    if maximised != minimised:
+        return "max" if maximised > minimised else "min"
     raise ObjectiveError(
         describe(
             "The direction of the objective cannot be told from its name.",

@@ -22,8 +22,6 @@ from keras_popdescent.strategies.base import ScoringPlan, Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
 
-DEFAULT_NUM_ELITES = 3
-
 
 class Population:
     """A population of Keras models that trains, selects and mutates in place.
@@ -35,7 +33,7 @@ class Population:
         blueprint: Builds the members' models.
         size: Number of members, at least 1. Defaults to 5, the paper's.
         num_elites: Members that stay untouched in each iteration, 0 ... size; the paper's m.
-            Defaults to 3, or to `size` where that is smaller.
+            Defaults to three fifths of the population, the paper's 3 of 5.
         strategy: Decides who is replaced. Defaults to `PopDescent()`.
         objective: What scores a member: a name that the model reports, `"val_"` in front for the
             validation data; or (name, direction). Defaults to `"val_loss"`.
@@ -76,7 +74,7 @@ class Population:
         check_sizes(size, num_elites)
         self.blueprint = blueprint
         self.size = int(size)
-        self.num_elites = min(DEFAULT_NUM_ELITES, size) if num_elites is None else int(num_elites)
+        self.num_elites = default_elites(self.size) if num_elites is None else int(num_elites)
         self.strategy = PopDescent() if strategy is None else strategy
         self.objective = objective_of(objective)
         self.executor, self.executor_note = make_executor(executor)
@@ -338,6 +336,11 @@ def check_sizes(size: int, num_elites: int | None) -> None:
                 population_size=size,
             )
         )
+
+
+def default_elites(size: int) -> int:
+    """Return three fifths of the population, rounded: the paper's 3 of 5."""
+    return max(round(0.6 * size), 1)
 
 
 def check_objective(objective: Objective, data: SearchData) -> None:

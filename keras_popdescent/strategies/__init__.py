@@ -12,6 +12,7 @@ from keras_popdescent.strategies.mutations import ReferenceMutation as Reference
 from keras_popdescent.strategies.mutations import UnitMutation as UnitMutation
 from keras_popdescent.strategies.popdescent import PopDescent as PopDescent
 from keras_popdescent.strategies.space import Dimension as Dimension
+from keras_popdescent.strategies.space import LinearDimension as LinearDimension
 from keras_popdescent.strategies.space import LogDimension as LogDimension
 from keras_popdescent.strategies.space import SearchSpace as SearchSpace
 from keras_popdescent.strategies.space import Value as Value

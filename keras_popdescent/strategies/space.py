@@ -105,6 +105,47 @@ class LogDimension(Dimension):
         return self.default
 
 
+@dataclass(frozen=True)
+class LinearDimension(Dimension):
+    """A number on a linear scale between two bounds.
+
+    Attributes:
+        name: The hyperparameter's name.
+        low: Smallest value.
+        high: Largest value, above `low`.
+        default: The value that the model has by itself.
+        kind: How a change takes effect.
+    """
+
+    name: str
+    low: float
+    high: float
+    default: float
+    kind: Kind = "live"
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ArgumentError(
+                describe(
+                    f"The bounds of `{self.name}` are no interval.",
+                    "Expected low < high.",
+                    low=self.low,
+                    high=self.high,
+                )
+            )
+
+    def to_unit(self, value: Value) -> float:
+        number = min(max(float(value), self.low), self.high)
+        return (number - self.low) / (self.high - self.low)
+
+    def from_unit(self, position: float) -> Value:
+        return self.low + (self.high - self.low) * min(max(position, 0.0), 1.0)
+
+    def initial(self, rng: np.random.Generator) -> Value:
+        """Every member starts from the model's own value; mutation moves around it."""
+        return self.default
+
+
 class SearchSpace:
     """An ordered, immutable collection of dimensions.
 

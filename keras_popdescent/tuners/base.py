@@ -26,9 +26,9 @@ from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.population import (
-    DEFAULT_NUM_ELITES,
     check_objective,
     check_sizes,
+    default_elites,
     scoring_plan,
 )
 from keras_popdescent.population.registry import make_display, make_executor
@@ -125,7 +125,7 @@ class PopulationTuner(keras_tuner.Tuner):
         limit = oracle.max_trials
         # More members than may ever be born cannot be.
         self.population_size = population_size if limit is None else min(population_size, limit)
-        default = min(DEFAULT_NUM_ELITES, self.population_size)
+        default = default_elites(self.population_size)
         self.num_elites = default if num_elites is None else min(num_elites, self.population_size)
         self.strategy = strategy
         self.batches_per_iteration = batches_per_iteration

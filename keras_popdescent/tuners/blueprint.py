@@ -79,6 +79,12 @@ class TunerBlueprint(Blueprint):
         self._check_overrides(dimensions)
         base: Values = {**self._fixed, **{d.name: d.default for d in dimensions}}
         self.kinds = self._classify(dimensions, base)
+        if strategy.multipliers:
+            # Multipliers act on what a model was built with: another value is another model.
+            self.kinds = {
+                name: Classification("rebuild") if found.kind == "live" and found.targets else found
+                for name, found in self.kinds.items()
+            }
         self._implicit: Targets = {}
         space = search_space(dimensions, self.kinds)
         live = [name for name in space.names("live") if name != BATCH_SIZE]

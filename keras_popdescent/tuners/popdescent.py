@@ -33,7 +33,7 @@ class PopDescentTuner(PopulationTuner):
             limit.
         population_size: Number of members that train together. Defaults to 5.
         num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
-            to 3, or to `population_size` where that is smaller.
+            to three fifths of the population, the paper's 3 of 5.
         batches_per_iteration: Gradient steps of each member between two selections. Defaults to the
             paper's 128, or fewer where the budget would hold fewer than 20 iterations.
         iterations: Number of iterations. Defaults to what `epochs` in `search` holds: each slot

@@ -119,7 +119,9 @@ def test_values_that_are_not_finite(batch, part, count):
 
 
 def test_finite_tensors_and_integers_pass():
-    check_finite(({"a": keras.ops.ones(2), "b": np.array([1, 2])}, np.array(["u", "v"])), "training")
+    check_finite(
+        ({"a": keras.ops.ones(2), "b": np.array([1, 2])}, np.array(["u", "v"])), "training"
+    )
 
 
 def test_a_tensor_that_is_not_finite():

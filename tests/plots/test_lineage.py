@@ -75,3 +75,12 @@ def test_draws_a_bar_for_each_score_and_a_line_for_each_birth(history, find):
     assert len(find(ax, "parent to child").get_segments()) == 2
     assert_allclose(find(ax, "the winner's line").get_xydata(), lineage_data(history).winner)
     assert find(ax, "not finite: 1").get_marker() == "s"
+
+
+@pytest.mark.parametrize("fixture", ["history", "rates"])
+def test_the_better_the_brighter(request, fixture):
+    ax, _ = plot_lineage(request.getfixturevalue(fixture)).axes
+    (bars,) = [child for child in ax.collections if child.get_array() is not None]
+    brightness = bars.to_rgba(bars.get_array())[:, :3].sum(axis=1)
+    # in the order of `bars`: 3.0 is the worst loss, 0.4 the best
+    assert brightness[0] < brightness[1] < brightness[3] < brightness[8]

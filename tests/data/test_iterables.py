@@ -1,0 +1,238 @@
+"""One persistent stream of batches from tf.data, PyDataset, generators and other iterables."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+from keras_popdescent.data import IterableBatches
+from keras_popdescent.errors import DataError
+from keras_popdescent.strategies import TrainingPlan
+
+OWN = TrainingPlan("own")
+
+
+def batch(number):
+    """Return the batch of that number: one sample that says it."""
+    return (np.full((1, 1), float(number), "float32"), np.array([number]))
+
+
+def numbers(batches):
+    return [int(keras.ops.convert_to_numpy(item[0])[0, 0]) for item in batches]
+
+
+class Numbered(keras.utils.PyDataset):
+    """Batches 0 ... count - 1; notes the threads that read and the ends of epochs."""
+
+    def __init__(self, count=6, **options):
+        super().__init__(**options)
+        self.count = count
+        self.num_epoch_ends = 0
+        self.threads = set()
+
+    @property
+    def num_batches(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.threads.add(threading.current_thread())
+        return batch(index)
+
+    def on_epoch_end(self):
+        self.num_epoch_ends += 1
+
+
+class Reiterable:
+    """Can be read again and again, and does not know its length."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __iter__(self):
+        return (batch(number) for number in range(self.count))
+
+
+def dataset(count):
+    tensorflow = pytest.importorskip("tensorflow")
+    x = np.arange(count, dtype="float32")[:, np.newaxis]
+    return tensorflow.data.Dataset.from_tensor_slices((x, np.arange(count))).batch(1)
+
+
+def started(source, seed=0, **options):
+    made = IterableBatches(source, **options)
+    made.first_batch()  # as `prepare` does
+    made.start(np.random.SeedSequence(seed).spawn(3))
+    return made
+
+
+def read(batches, count, plan=OWN):
+    return numbers(batches.take([0], count, plan, [0])[0]())
+
+
+@pytest.mark.parametrize("make", [lambda: dataset(3), lambda: Reiterable(3)])
+def test_a_finite_source_starts_anew(make):
+    batches = started(make())
+    assert read(batches, 2) == [0, 1]
+    assert read(batches, 6) == [2, 0, 1, 2, 0, 1]
+
+
+def test_a_generator_that_goes_on():
+    batches = started(batch(number) for number in itertools.count())
+    assert read(batches, 3) + read(batches, 2) == [0, 1, 2, 3, 4]
+
+
+def test_a_generator_that_ends():
+    batches = started(batch(number) for number in range(3))
+    with pytest.raises(DataError, match=r"ran out.*read only once.*type='generator'"):
+        read(batches, 4)
+
+
+@pytest.mark.parametrize("source", [Reiterable(0), iter(())])
+def test_a_source_that_yields_nothing(source):
+    with pytest.raises(DataError, match="ran out"):
+        IterableBatches(source).first_batch()
+
+
+def test_the_first_batch_is_looked_at_and_not_consumed():
+    batches = started(Reiterable(5))
+    assert numbers([batches.first_batch(), batches.first_batch()]) == [0, 0]
+    assert read(batches, 3) == [0, 1, 2]
+    assert numbers([batches.first_batch()]) == [3]
+    assert read(batches, 2) == [3, 4]
+
+
+def test_slots_take_the_batches_that_come_next():
+    first, second = started(Reiterable(9)).take([0, 1], 2, OWN, [0, 0])
+    assert (numbers(first()), numbers(second())) == ([0, 1], [2, 3])
+
+
+def test_batches_are_read_when_they_are_needed():
+    drawn = []
+    batches = started((drawn.append(number), batch(number))[1] for number in range(9))
+    (stream,) = batches.take([0], 4, OWN, [0])
+    assert drawn == [0]
+    items = stream()
+    next(items), next(items)
+    assert drawn == [0, 1]
+
+
+def test_common_batches_are_the_same_for_all():
+    batches = started(Reiterable(9))
+    first, second = batches.take([0, 1], 2, TrainingPlan("common"), [0, 0])
+    assert numbers(first()) == numbers(second()) == [0, 1]
+    assert read(batches, 1) == [2]
+
+
+@pytest.mark.parametrize("plan", ["own", "subset", "common"])
+def test_passes_repeat_the_same_batches(plan):
+    batches = started(Reiterable(9))
+    assert read(batches, 2, TrainingPlan(plan, passes=3)) == [0, 1] * 3
+    assert read(batches, 2) == [2, 3]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_epoch_of_a_dataset_is_a_permutation(workers):
+    source = Numbered(workers=workers, max_queue_size=2)
+    batches = started(source)
+    epochs = [read(batches, 6) for _ in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(6))] * 3
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert source.num_epoch_ends == 2
+    assert (threading.main_thread() in source.threads) == (workers == 1)
+
+
+def test_workers_do_not_change_the_order():
+    orders = [read(started(Numbered(20, workers=workers)), 50) for workers in (1, 4)]
+    assert orders[0] == orders[1]
+
+
+def test_a_dataset_without_shuffle_is_read_in_order():
+    assert read(started(Numbered(), shuffle=False), 8) == [0, 1, 2, 3, 4, 5, 0, 1]
+
+
+def test_the_seed_decides_the_order_from_the_first_epoch_on():
+    def order(seed):
+        return read(started(Numbered(20), seed), 20)
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+
+
+def test_the_first_batch_of_a_dataset_is_the_one_that_is_trained_on():
+    batches = started(Numbered(20))
+    assert numbers([batches.first_batch()]) == read(batches, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_dataset_without_end(workers):
+    assert read(started(Numbered(None, workers=workers)), 9) == list(range(9))
+
+
+def test_a_dataset_that_knows_its_length_only():
+    class Sized(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return batch(index)
+
+    batches = started(Sized(), shuffle=False)
+    assert batches.steps_per_epoch() == 3
+    assert read(batches, 4) == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_dataset_is_not_swallowed(workers):
+    class Broken(Numbered):
+        def __getitem__(self, index):
+            if index == 3:
+                raise OSError("The file is gone.")
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="The file is gone"):
+        read(started(Broken(workers=workers), shuffle=False), 6)
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "expected"),
+    [
+        (lambda: dataset(5), None, 5),
+        (lambda: dataset(5).repeat(), None, None),
+        (lambda: dataset(5).filter(lambda x, y: True), None, None),
+        (lambda: dataset(5), 3, 3),
+        (lambda: Numbered(4), None, 4),
+        (lambda: Numbered(None), None, None),
+        (lambda: Reiterable(4), None, None),
+        (lambda: Reiterable(4), 2, 2),
+        (lambda: iter([batch(0)]), None, None),
+    ],
+)
+def test_steps_per_epoch(make, given, expected):
+    assert IterableBatches(make(), given).steps_per_epoch() == expected
+
+
+def test_class_weights_become_sample_weights():
+    batches = started(dataset(3), class_weight={0: 0.5, 2: 4.0})
+    (stream,) = batches.take([0], 3, OWN, [0])
+    assert [item[2].tolist() for item in stream()] == [[0.5], [1.0], [4.0]]
+
+
+def test_class_weights_beside_sample_weights():
+    source = IterableBatches(iter([(*batch(0), np.ones(1))]), class_weight={0: 1.0})
+    with pytest.raises(DataError, match=r"`class_weight`.*yields sample weights.*one of them"):
+        source.first_batch()
+
+
+def test_class_weights_without_labels():
+    source = IterableBatches(iter([batch(0)[:1]]), class_weight={0: 1.0})
+    with pytest.raises(DataError, match="one output with class labels"):
+        source.first_batch()
+
+
+def test_a_batch_of_too_many_parts():
+    with pytest.raises(DataError, match="parts=4"):
+        IterableBatches(iter([(1, 2, 3, 4)])).first_batch()

@@ -1,0 +1,93 @@
+"""From what the user gives to iterations and batches, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from keras_popdescent.errors import ArgumentError
+from keras_popdescent.population.budget import plan_budget
+
+
+def budget(epochs=None, steps_per_epoch=None, iterations=None, batches_per_iteration=None):
+    return plan_budget(
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        iterations=iterations,
+        batches_per_iteration=batches_per_iteration,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "iterations", "batches", "last"),
+    [
+        # Iterations and batches are the budget, whatever else is known.
+        ({"iterations": 5, "batches_per_iteration": 7}, 5, 7, 7),
+        ({"iterations": 5, "batches_per_iteration": 7, "epochs": 9, "steps_per_epoch": 3}, 5, 7, 7),
+        # Iterations alone: the paper's 128 batches.
+        ({"iterations": 5}, 5, 128, 128),
+        ({"iterations": 5, "steps_per_epoch": 10}, 5, 128, 128),
+        # Epochs spread over the iterations.
+        ({"iterations": 5, "epochs": 2, "steps_per_epoch": 100}, 5, 40, 40),
+        ({"iterations": 6, "epochs": 2, "steps_per_epoch": 100}, 6, 34, 30),
+        ({"iterations": 1, "epochs": 3, "steps_per_epoch": 7}, 1, 21, 21),
+        # Epochs in pieces of so many batches; what is left is the last one.
+        ({"epochs": 2, "steps_per_epoch": 100, "batches_per_iteration": 50}, 4, 50, 50),
+        ({"epochs": 1, "steps_per_epoch": 100, "batches_per_iteration": 30}, 4, 30, 10),
+        ({"epochs": 1, "steps_per_epoch": 10, "batches_per_iteration": 30}, 1, 30, 10),
+        # Nothing given is one epoch.
+        ({"steps_per_epoch": 100, "batches_per_iteration": 50}, 2, 50, 50),
+        # Epochs alone: 128 batches, or fewer where there would be fewer than 20 iterations.
+        ({"epochs": 10, "steps_per_epoch": 938}, 74, 128, 36),
+        ({"epochs": 1, "steps_per_epoch": 2560}, 20, 128, 128),
+        ({"epochs": 1, "steps_per_epoch": 2559}, 21, 127, 19),
+        ({"epochs": 5, "steps_per_epoch": 20}, 20, 5, 5),
+        ({"epochs": 1, "steps_per_epoch": 39}, 39, 1, 1),
+        ({"epochs": 1, "steps_per_epoch": 7}, 7, 1, 1),
+    ],
+)
+def test_budget(given, iterations, batches, last):
+    planned = budget(**given)
+    assert (planned.iterations, planned.batches_per_iteration) == (iterations, batches)
+    assert planned.last_batches == last
+    assert planned.total_batches == (iterations - 1) * batches + last
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 50])
+@pytest.mark.parametrize("steps_per_epoch", [1, 19, 20, 21, 938])
+@pytest.mark.parametrize("batches_per_iteration", [None, 1, 10, 128])
+def test_epochs_are_neither_longer_nor_shorter(epochs, steps_per_epoch, batches_per_iteration):
+    planned = budget(epochs, steps_per_epoch, None, batches_per_iteration)
+    assert planned.total_batches == epochs * steps_per_epoch
+    assert 1 <= planned.last_batches <= max(planned.batches_per_iteration, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"iterations": 5, "batches_per_iteration": 7}, ""),
+        ({"iterations": 5}, "128 batches an iteration, as in the paper"),
+        ({"iterations": 5, "epochs": 2, "steps_per_epoch": 100}, "40 batches an iteration"),
+        ({"epochs": 10, "steps_per_epoch": 938}, "128 batches an iteration, as in the paper"),
+        ({"epochs": 5, "steps_per_epoch": 20}, "5 batches an iteration, for 20 iterations or more"),
+        ({"epochs": 1, "steps_per_epoch": 100, "batches_per_iteration": 30}, ""),
+    ],
+)
+def test_the_note_says_how_the_numbers_came_about(given, note):
+    assert budget(**given).note.startswith(note)
+    assert bool(budget(**given).note) == bool(note)
+
+
+@pytest.mark.parametrize("name", ["epochs", "iterations", "batches_per_iteration"])
+@pytest.mark.parametrize("number", [0, -3])
+def test_numbers_below_one(name, number):
+    with pytest.raises(ArgumentError, match=rf"`{name}` must be at least 1.*{number}"):
+        budget(**{"steps_per_epoch": 10, name: number})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"epochs": 3}, {}, {"batches_per_iteration": 7}, {"epochs": 3, "iterations": 5}],
+)
+def test_an_epoch_of_unknown_length(given):
+    with pytest.raises(ArgumentError, match=r"not known.*Pass `steps_per_epoch`"):
+        budget(**given)
