@@ -55,7 +55,7 @@ class Dimension(ABC):
     def probes_beside(self, value: Value) -> list[Value]:
         """Return at most two other values, at which a build function can be tried."""
         candidates = [self.default, self.from_unit(0.02), self.from_unit(0.98)]
-        return [candidate for candidate in candidates if candidate != value][:2]
+        return list(dict.fromkeys(other for other in candidates if other != value))[:2]
 
     def is_active(self, values: Values) -> bool:
         """Whether the dimension has a meaning beside the other values (conditional scopes)."""
@@ -139,7 +139,8 @@ class LinearDimension(Dimension):
         return (number - self.low) / (self.high - self.low)
 
     def from_unit(self, position: float) -> Value:
-        return self.low + (self.high - self.low) * min(max(position, 0.0), 1.0)
+        value = self.low + (self.high - self.low) * min(max(position, 0.0), 1.0)
+        return float(min(max(value, self.low), self.high))
 
     def initial(self, rng: np.random.Generator) -> Value:
         """Every member starts from the model's own value; mutation moves around it."""

@@ -24,6 +24,9 @@ import numpy as np
 
 from keras_popdescent.data import Batch
 from keras_popdescent.hyperparameters import Binding
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.strategies.space import SearchSpace, Values
 
 Weights = list[np.ndarray[Any, Any]]
 
@@ -65,28 +68,32 @@ class BindingCase:
         """Return a model with a number built in, at the weights that all models start with."""
         model = self.build(value)
         model.set_weights(self.weights())
-        # No trace: a plain model trains for a few steps only.
-        model.run_eagerly = keras.backend.backend() == "tensorflow"
         return model
 
     def live(self) -> tuple[keras.Model, Binding]:
         """Return a model at the same weights with the first value made live, and its binding."""
-        model = self.build(self.values[0])
-        model.set_weights(self.weights())
-        # Losses and metrics appear with the first batch; bindings come after it.
-        model.test_on_batch(*self.batch)
-        model.reset_metrics()
-        binding = self.make_binding()
-        binding.attach(model)
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        return model, binding
+        live = LiveModel(_CaseBlueprint(self), {}, 0, self.batch)
+        return live.model, live.bindings[self.name]
 
     def train(self, model: keras.Model) -> Weights:
         """Train for a few steps, and return the trainable weights."""
         for _ in range(self.num_steps):
             model.train_on_batch(*self.batch)
         return _trainable(model)
+
+
+class _CaseBlueprint(Blueprint):
+    """Builds the case's live models as a search does."""
+
+    def __init__(self, case: BindingCase) -> None:
+        self.space = SearchSpace()
+        self._case = case
+
+    def build(self, values: Values) -> keras.Model:
+        return self._case.plain(self._case.values[0])
+
+    def bindings(self, values: Values) -> dict[str, Binding]:
+        return {self._case.name: self._case.make_binding()}
 
 
 class TraceCount:
@@ -167,7 +174,6 @@ class BindingConformance:
         _assert_no_scalar_left(model.optimizer.variables, plain.optimizer.variables)
         if case.saved:
             model = _saved_and_loaded(model)
-        model.run_eagerly = plain.run_eagerly
         _assert_equal(case.train(model), case.train(plain), case.tolerance)
 
 

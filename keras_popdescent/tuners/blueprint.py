@@ -222,7 +222,7 @@ class TunerBlueprint(Blueprint):
         bound: dict[str, Binding] = {}
         for name, (dimension, targets) in self._implicit.items():
             if name in (L2, L2_MULTIPLIER):
-                bound[name] = PenaltyBinding(dimension.default)
+                bound[name] = PenaltyBinding(float(dimension.default))
             else:
                 bound[name] = HandleBinding(name, targets)
         return bound
@@ -235,7 +235,7 @@ class TunerBlueprint(Blueprint):
         for name, (dimension, own) in self._implicit.items():
             if name in (L2, L2_MULTIPLIER):
                 targets[name] = tuple(
-                    (path, handle.static / dimension.default)
+                    (path, handle.static / float(dimension.default))
                     for path, handle in handles.items()
                     if path.endswith((".l1", ".l2")) and handle.static > 0.0
                 )

@@ -109,6 +109,13 @@ def test_common_batches_are_the_same_for_all_and_go_on():
     assert sorted(flat(first[0]) + flat(rest[0])) == list(range(12))
 
 
+def test_common_batches_have_a_stream_of_their_own():
+    source = batches()
+    common = source.take([0, 1], 2, TrainingPlan("common"), [4, 4])[0]
+    own = source.take([0], 2, TrainingPlan("own"), [4])[0]
+    assert flat(own) == flat(batches().take([0], 2, TrainingPlan("own"), [4])[0]) != flat(common)
+
+
 @pytest.mark.parametrize("plan", ["own", "common"])
 def test_passes_repeat_the_same_batches_in_the_same_order(plan):
     once = batches().take([0], 2, TrainingPlan(plan), [4])[0]

@@ -129,7 +129,7 @@ def test_file_round_trip(records, tmp_path):
     history = History("val_accuracy", "max", path)
     for record in records:
         history.append(record)
-    loaded = History.load(path, "val_accuracy", "max")
+    loaded = History.load(path)
     # NaN is not equal to itself, its representation is.
     assert repr(loaded.records) == repr(records)
     assert (loaded.objective, loaded.direction) == ("val_accuracy", "max")
@@ -141,7 +141,8 @@ def test_the_file_has_a_line_for_each_record_as_it_is_appended(records, tmp_path
     for number, record in enumerate(records, start=1):
         history.append(record)
         lines = path.read_text().splitlines()
-        assert len(lines) == number
+        assert len(lines) == 1 + number
+        assert json.loads(lines[0]) == {"objective": "val_loss", "direction": "min"}
         assert json.loads(lines[-1])["gradient_steps"] == record.gradient_steps
 
 

@@ -168,8 +168,8 @@ def test_observers_are_told_in_order():
     loop.run()
     assert log == [
         "a begin", "a births [0, 1, 2]", "b begin", "b births [0, 1, 2]",
-        "a deaths [2]", "b deaths [2]",
-        "a end of 1", "a births [3]", "b end of 1", "b births [3]",
+        "a end of 1", "b end of 1",
+        "a deaths [2]", "b deaths [2]", "a births [3]", "b births [3]",
         "a end of 2", "b end of 2",
         "a search end", "b search end",
     ]  # fmt: skip
@@ -378,7 +378,7 @@ def test_an_interrupt_leaves_the_results_so_far():
     assert diary.log[-2:] == ["end of 2", "search end"]
 
 
-def test_an_interrupt_between_scores_and_births_waits(monkeypatch):
+def test_an_interrupt_between_scores_and_births_waits():
     class Interrupts(Observer):
         def deaths(self, members):
             signal.raise_signal(signal.SIGINT)
@@ -392,7 +392,7 @@ def test_an_interrupt_between_scores_and_births_waits(monkeypatch):
     )
     loop.run()
     assert loop.interrupted
-    assert diary.log[2:] == ["deaths [2]", "end of 1", "births [3]", "search end"]
+    assert diary.log[2:] == ["end of 1", "deaths [2]", "births [3]", "search end"]
     assert [m.member_id for m in loop.members] == [0, 1, 3]
     assert loop.executor.capture(2) == state(0, 4)
 
@@ -473,7 +473,7 @@ def test_go_on():
     assert [m.member_id for m in loop.members] == [0, 4, 3]
     assert first.log[-1] == "search end" and "end of 3" not in first.log
     assert second.log == [
-        "begin", "births [0, 1, 3]", "deaths [1]", "end of 3", "births [4]", "end of 4",
+        "begin", "births [0, 1, 3]", "end of 3", "deaths [1]", "births [4]", "end of 4",
         "search end",
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_popdescent.errors import ArgumentError
-from keras_popdescent.strategies import LogDimension, SearchSpace
+from keras_popdescent.strategies import LinearDimension, LogDimension, SearchSpace
 from keras_popdescent.testing import ChoiceDimension, GridDimension
 from keras_popdescent.testing.spaces import is_valid, mixed_space, spread_values
 
@@ -27,6 +27,29 @@ def test_log_dimension_takes_values_beyond_its_bounds(value, position):
 @pytest.mark.parametrize(("position", "value"), [(-0.5, 1e-4), (1.5, 1e-1)])
 def test_log_dimension_keeps_its_bounds(position, value):
     assert RATE.from_unit(position) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "position"), [(0.5, 0.0), (0.6, 0.25), (0.7, 0.5), (0.9, 1.0), (0.1, 0.0), (2.0, 1.0)]
+)
+def test_linear_dimension_by_hand(value, position):
+    dimension = LinearDimension("momentum", 0.5, 0.9, 0.8)
+    assert dimension.to_unit(value) == pytest.approx(position)
+    assert dimension.from_unit(position) == pytest.approx(min(max(value, 0.5), 0.9))
+    assert dimension.initial(np.random.default_rng(0)) == dimension.default == 0.8
+    assert not dimension.unbounded
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 0.9), (-1e3, 1e-3), (-1e-3, 1e3), (0.1, 0.3)])
+@pytest.mark.parametrize("position", [-0.5, 0.0, 1.0, 1.5])
+def test_linear_dimension_keeps_its_bounds(low, high, position):
+    assert low <= LinearDimension("x", low, high, low).from_unit(position) <= high
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0)])
+def test_linear_bounds_that_are_no_interval(low, high):
+    with pytest.raises(ArgumentError, match=r"Expected low < high\. Received: low="):
+        LinearDimension("x", low, high, 1.0)
 
 
 def test_log_dimension_starts_from_the_models_own_value():
@@ -64,6 +87,19 @@ def test_initial_values_are_the_dimensions_own():
     drawn = [mixed_space().initial(np.random.default_rng(seed)) for seed in range(30)]
     assert {values["learning_rate"] for values in drawn} == {1e-3}
     assert {values["activation"] for values in drawn} == {"relu", "tanh", "gelu", "elu"}
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "expected"),
+    [
+        (GridDimension("units", 8, 64, 8), 8, [64]),
+        (GridDimension("units", 8, 64, 8), 32, [8, 64]),
+        (ChoiceDimension("activation", ("relu", "tanh")), "relu", ["tanh"]),
+        (ChoiceDimension("activation", ("relu", "tanh", "gelu")), "tanh", ["relu", "gelu"]),
+    ],
+)
+def test_values_to_try_beside_one(dimension, value, expected):
+    assert dimension.probes_beside(value) == expected
 
 
 def test_two_dimensions_of_one_name():

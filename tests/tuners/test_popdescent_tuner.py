@@ -263,7 +263,7 @@ def test_nothing_live_declared_mutates_the_models_own_values(tmp_path, data, cap
 def test_search_space_summary_shows_the_kinds(tmp_path, capsys):
     def build(hp):
         model = keras.Sequential([keras.layers.Input((8,))])
-        for index in range(hp.Int("layers", 1, 2)):
+        for _ in range(hp.Int("layers", 1, 2)):
             model.add(keras.layers.Dense(8, activation=hp.Choice("activation", ["relu", "tanh"])))
         model.add(keras.layers.Dense(3))
         model.compile(keras.optimizers.SGD(0.1, momentum=hp.Float("momentum", 0.0, 0.9)), "mse")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -35,13 +36,25 @@ class GenericStepper(Stepper):
                 self.test_batch(_gather(arrays, row))
 
     def train_batch(self, batch: Batch) -> None:
-        self._last = self.model.train_on_batch(*batch, return_dict=True)
+        with _accumulating(self.model):
+            self._last = self.model.train_on_batch(*batch, return_dict=True)
 
     def test_batch(self, batch: Batch) -> None:
-        self._last = self.model.test_on_batch(*batch, return_dict=True)
+        with _accumulating(self.model):
+            self._last = self.model.test_on_batch(*batch, return_dict=True)
 
     def logs(self) -> dict[str, float]:
         return merge_logs(self.model, self._last)
+
+
+@contextmanager
+def _accumulating(model: keras.Model) -> Iterator[None]:
+    """Keep the metrics within the block: `train_on_batch` and `test_on_batch` set them back."""
+    model.reset_metrics = lambda: None
+    try:
+        yield
+    finally:
+        del model.reset_metrics
 
 
 def _gather(arrays: Any, row: Any) -> Batch:

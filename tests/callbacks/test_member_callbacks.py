@@ -1,0 +1,150 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_popdescent import PopDescentTuner
+from keras_popdescent.errors import ArgumentError
+from tests.tuners.conftest import build_model
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(320, 8)).astype("float32")
+    return x, (x @ rng.normal(size=(8, 3))).argmax(axis=1)
+
+
+def search(tmp_path, data, callbacks, **kwargs):
+    arguments = {"objective": "val_loss", "seed": 0, "directory": tmp_path, **kwargs}
+    tuner = PopDescentTuner(build_model, **arguments)
+    # 8 batches an epoch; 2 batches an iteration: 4 iterations an epoch.
+    tuner.batches_per_iteration = 2
+    tuner.search(*data, epochs=4, batch_size=32, validation_split=0.2, verbose=0,
+                 callbacks=callbacks)  # fmt: skip
+    return tuner
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes down what it is told; `deepcopy` would give each copy a list of its own."""
+
+    log = []
+
+    def note(self, *what):
+        Recorder.log.append((id(self), *what))
+
+    def on_train_begin(self, logs=None):
+        self.note("train_begin")
+
+    def on_train_end(self, logs=None):
+        self.note("train_end")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.note("epoch_begin", epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.note("epoch_end", epoch, dict(logs))
+
+
+def test_one_lifetime_a_member_and_continuous_epochs(tmp_path, data):
+    Recorder.log = []
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    tuner = search(tmp_path, data, [factory])
+    births = tuner.history.births()
+    # One for each member that lived.
+    assert len(made) == len(births)
+    lives = {}
+    for key, *what in Recorder.log:
+        lives.setdefault(key, []).append(tuple(what))
+    for life in lives.values():
+        names = [what[0] for what in life]
+        assert names.count("train_begin") == 1 and names[0] == "train_begin"
+        assert names.count("train_end") == 1 and names[-1] == "train_end"
+        begun = [what[1] for what in life if what[0] == "epoch_begin"]
+        assert begun == list(range(begun[0], begun[0] + len(begun)))
+        for what in life:
+            if what[0] == "epoch_end":
+                assert {"loss", "val_loss", "accuracy"} <= set(what[2])
+    # A child goes on counting where its parent was.
+    assert max(what[1] for life in lives.values() for what in life if what[0] == "epoch_end") == 3
+
+
+def test_callbacks_are_copied_for_each_member(tmp_path, data):
+    class Counter(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.epochs = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs += 1
+
+    counter = Counter()
+    search(tmp_path, data, [counter])
+    assert counter.epochs == 0
+
+
+def test_a_callback_that_cannot_be_copied(tmp_path, data):
+    class Stubborn(keras.callbacks.Callback):
+        def __deepcopy__(self, memo):
+            raise TypeError("a file handle")
+
+    with pytest.raises(ArgumentError, match="Pass a function that returns"):
+        search(tmp_path, data, [Stubborn()])
+    search(tmp_path, data, [Stubborn], project_name="factory")
+
+
+def test_batch_hooks_see_every_batch(tmp_path, data):
+    class Batches(keras.callbacks.Callback):
+        count = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            assert np.isfinite(logs["loss"])
+            Batches.count += 1
+
+    tuner = search(tmp_path, data, [Batches()])
+    assert Batches.count == tuner.history.gradient_steps == 8 * 4 * 5
+
+
+def test_batch_hooks_change_nothing(tmp_path, data):
+    class Silent(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    scores = []
+    for name, callbacks in (("none", None), ("silent", [Silent()])):
+        tuner = search(tmp_path, data, callbacks, project_name=name)
+        scores.append([m.score for r in tuner.history for m in r.members])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+
+
+def test_early_stopping_counts_over_iterations_and_stops_a_member(tmp_path, data):
+    class StopAfter(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.stop_training = True
+
+    tuner = search(tmp_path, data, [StopAfter()], num_elites=5)
+    # Nobody is replaced: all stop after two of four epochs, and the search ends.
+    assert tuner.history.gradient_steps == 8 * 2 * 5
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
+    tuner = search(tmp_path, data, [stopping], num_elites=5, project_name="early")
+    assert tuner.history.gradient_steps <= 8 * 4 * 5
+
+
+def test_reduce_lr_on_plateau_keeps_its_effect(tmp_path, data):
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        "val_loss", factor=0.1, patience=0, min_delta=10.0, min_lr=0.0
+    )
+    rates = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    search(tmp_path, data, [plateau, Watch()], population_size=1, num_elites=1)
+    # The first epoch improves on infinity; each later one is a plateau.
+    assert rates == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5], rel=1e-4)

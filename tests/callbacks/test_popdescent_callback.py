@@ -1,0 +1,239 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from keras_popdescent import PopDescent, PopDescentCallback
+from keras_popdescent.errors import ArgumentError, DataError, PopDescentError
+from keras_popdescent.strategies import UnitMutation
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(320, 8)).astype("float32")
+    y = (x @ rng.normal(size=(8, 3))).argmax(axis=1)
+    return x[:256], y[:256], x[256:], y[256:]
+
+
+class Counting(keras.Model):
+    """A subclassed model with a train_step of its own, which counts its traces."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = keras.layers.Dense(
+            16, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-3)
+        )
+        self.dropout = keras.layers.Dropout(0.2)
+        self.head = keras.layers.Dense(3)
+        self.traces = 0
+
+    def call(self, x, training=False):
+        return self.head(self.dropout(self.hidden(x), training=training))
+
+    def train_step(self, *args):
+        self.traces += 1
+        return super().train_step(*args)
+
+
+def compiled(model=None, rate=1e-2):
+    if model is None:
+        model = keras.Sequential(
+            [
+                keras.layers.Input((8,)),
+                keras.layers.Dense(
+                    16, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-3)
+                ),
+                keras.layers.Dense(3),
+            ]
+        )
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def fit(model, callback, data, epochs=20):
+    return model.fit(data[0], data[1], batch_size=32, epochs=epochs, verbose=0,
+                     callbacks=[callback])  # fmt: skip
+
+
+@pytest.mark.backend
+def test_the_model_holds_the_best_member_afterwards(data):
+    model = compiled()
+    callback = PopDescentCallback(
+        population_size=4, num_elites=2, batches_per_iteration=4, validation_data=data[2:], seed=0
+    )
+    fit(model, callback, data)
+    member_id, score = callback.history.best()
+    logits = model.predict(data[2], verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
+    assert float(keras.ops.mean(loss)) == pytest.approx(score, rel=1e-4)
+    values = callback.history.births()[member_id].values
+    assert callback.best_values() == values
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    assert rate == pytest.approx(values["popdescent/learning_rate"])
+    # Plain numbers again: the model can be saved, loaded and trained on.
+    assert isinstance(model.layers[0].kernel_regularizer.l2, float)
+    assert model.layers[0].kernel_regularizer.l2 == pytest.approx(values["popdescent/l2"])
+
+
+def test_the_model_is_a_plain_keras_model_afterwards(data, tmp_path):
+    model = compiled()
+    callback = PopDescentCallback(3, 2, 4, validation_data=data[2:], seed=0)
+    variables = len(model.variables)
+    fit(model, callback, data, epochs=6)
+    assert len(model.variables) == variables
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(data[2], verbose=0), model.predict(data[2], verbose=0), rtol=1e-5
+    )
+    history = model.fit(data[0], data[1], epochs=1, verbose=0)
+    assert math.isfinite(history.history["loss"][0])
+
+
+@pytest.mark.backend
+def test_custom_train_step_is_traced_once(data):
+    model = compiled(Counting())
+    callback = PopDescentCallback(
+        3, 1, 4, mutate=("learning_rate", "l2", "2:Dropout.rate"),
+        validation_data=data[2:], seed=0,
+    )  # fmt: skip
+    fit(model, callback, data)
+    births = callback.history.births().values()
+    assert len({birth.values["2:Dropout.rate"] for birth in births}) > 3
+    assert model.traces == 1
+    assert isinstance(model.dropout.rate, float)
+    assert model.dropout.rate == pytest.approx(callback.best_values()["2:Dropout.rate"])
+
+
+def test_batches_are_dealt_out_in_turns(data):
+    model = compiled()
+    callback = PopDescentCallback(4, 2, 4, validation_data=data[2:], seed=0)
+    # 8 batches an epoch, 20 epochs: 160 batches are 10 iterations of 4 members and 4 batches.
+    fit(model, callback, data)
+    history = callback.history
+    assert len(history) == 10
+    assert history.gradient_steps == 160
+    steps = [member.gradient_steps for member in history.iterations()[0].members]
+    assert steps == [4, 4, 4, 4]
+    assert history.iterations()[-1].births == ()
+
+
+def test_one_seed_one_search(data):
+    scores = []
+    for seed in (5, 5, 6):
+        keras.utils.set_random_seed(0)
+        callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=seed)
+        fit(compiled(), callback, data, epochs=10)
+        scores.append([m.score for r in callback.history for m in r.members])
+    assert scores[0] == scores[1]
+    assert scores[0] != scores[2]
+
+
+def test_population_of_one_without_mutation_is_plain_fit(data):
+    weights = []
+    for callbacks in ([], [PopDescentCallback(1, 1, 4, validation_data=data[2:])]):
+        keras.utils.set_random_seed(1)
+        model = compiled()
+        model.fit(data[0], data[1], batch_size=32, epochs=4, shuffle=False, verbose=0,
+                  callbacks=callbacks)  # fmt: skip
+        weights.append(model.get_weights())
+        if callbacks:
+            best = callbacks[0].history.best()[0]
+            last = callbacks[0].history.iterations()[-1].members[0]
+            # The best of one member is itself, where its last score was its best.
+            if last.score > callbacks[0].history.best()[1]:
+                pytest.skip("the member was better before")
+            assert best == 0
+    for plain, sliced in zip(*weights, strict=True):
+        np.testing.assert_allclose(sliced, plain, atol=1e-6)
+
+
+def test_without_validation_data_the_training_loss_scores(data):
+    model = compiled()
+    callback = PopDescentCallback(3, 2, 4, seed=0)
+    fit(model, callback, data, epochs=6)
+    assert callback.objective.name == "loss"
+    for record in callback.history.iterations():
+        for member in record.members:
+            assert member.score == pytest.approx(member.logs["loss"])
+
+
+def test_a_model_without_weights_yet_starts_with_its_first_batch(data):
+    model = compiled(Counting())
+    callback = PopDescentCallback(3, 2, 4, seed=0)
+    fit(model, callback, data, epochs=6)
+    # Its 48 batches less the first, which was everybody's: three full iterations of 12.
+    assert len(callback.history) == 3
+
+
+def test_a_learning_rate_schedule_gets_a_multiplier(data):
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 200)
+    model = compiled(rate=schedule)
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    fit(model, callback, data, epochs=6)
+    births = callback.history.births().values()
+    assert len({b.values["popdescent/learning_rate_multiplier"] for b in births}) > 1
+    multiplier = callback.best_values()["popdescent/learning_rate_multiplier"]
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    steps = int(model.optimizer.iterations)
+    assert rate == pytest.approx(float(schedule(steps)) * multiplier, rel=1e-5)
+
+
+def test_metrics_of_fit_survive_the_scoring(data):
+    class Watch(keras.callbacks.Callback):
+        logs = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            Watch.logs.append(dict(logs))
+
+    callback = PopDescentCallback(3, 2, 4, validation_data=data[2:], seed=0)
+    model = compiled()
+    model.fit(data[0], data[1], batch_size=32, epochs=6, verbose=0, callbacks=[callback, Watch()])
+    assert all(math.isfinite(logs["loss"]) and 0 <= logs["accuracy"] <= 1 for logs in Watch.logs)
+
+
+class TestBadInput:
+    def test_sizes(self):
+        with pytest.raises(ArgumentError, match="num_elites"):
+            PopDescentCallback(5, 6)
+        with pytest.raises(ArgumentError, match="at least one"):
+            PopDescentCallback(0)
+        with pytest.raises(ArgumentError, match="at least one batch"):
+            PopDescentCallback(batches_per_iteration=0)
+
+    def test_objective_without_validation_data(self):
+        with pytest.raises(ArgumentError, match="Pass `validation_data` to the callback"):
+            PopDescentCallback(objective="val_loss")
+
+    def test_validation_data_with_nan(self, data):
+        x = data[2].copy()
+        x[0, 0] = np.nan
+        with pytest.raises(DataError, match="not finite"):
+            PopDescentCallback(validation_data=(x, data[3]))
+
+    def test_strategy_that_scales_the_loss(self):
+        with pytest.raises(ArgumentError, match="from_model"):
+            PopDescentCallback(strategy=PopDescent.reference())
+
+    def test_unknown_handle(self, data):
+        callback = PopDescentCallback(mutate=("nonsense",), validation_data=data[2:])
+        with pytest.raises(ArgumentError, match="optimizer.learning_rate"):
+            fit(compiled(), callback, data, epochs=1)
+
+    def test_results_before_fit(self):
+        with pytest.raises(PopDescentError, match=r"Pass it to `model.fit`"):
+            _ = PopDescentCallback().history
+
+
+def test_no_mutation_leaves_the_values(data):
+    strategy = PopDescent(UnitMutation(0.0), noise_scale=0.0)
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], strategy=strategy, seed=0)
+    fit(compiled(), callback, data, epochs=10)
+    births = callback.history.births().values()
+    assert {birth.values["popdescent/learning_rate"] for birth in births} == {0.01}
