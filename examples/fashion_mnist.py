@@ -56,13 +56,12 @@ MODELS = 5
 def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
     """Return a small convolutional network with a learning rate, an L2 and a dropout to tune."""
     penalty = keras.regularizers.L2(hp.Float("l2", 1e-6, 1e-2, sampling="log", default=1e-4))
+    strides = 2 if SHAPE[0] > 16 else 1
     model = keras.Sequential(
         [
             keras.layers.Input(SHAPE),
-            keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
-            keras.layers.MaxPooling2D(2),
-            keras.layers.Conv2D(64, 3, padding="same", activation="relu"),
-            keras.layers.MaxPooling2D(2),
+            keras.layers.Conv2D(16, 3, strides=strides, activation="relu"),
+            keras.layers.Conv2D(32, 3, strides=strides, activation="relu"),
             keras.layers.Flatten(),
             keras.layers.Dense(128, activation="relu", kernel_regularizer=penalty),
             keras.layers.Dropout(hp.Float("dropout", 0.0, 0.7, default=0.2)),
@@ -108,7 +107,7 @@ class Counter(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: object = None) -> None:
         Counter.trials += 1
-        print(f"  trial {Counter.trials} of {MODELS} ...", flush=True)
+        print(f"trial {Counter.trials} of {MODELS}", flush=True)
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         Counter.steps += 1
@@ -217,9 +216,11 @@ def members_table(tuner: PopDescentTuner) -> Table:
     history = tuner.history
     best = history.best()
     living = {member.member_id for member in history.iterations()[-1].members}
-    table = Table(title="Members at the end (and the best ever)", title_justify="left")
-    for column in ("member", "parent", "steps", "best val_loss", "learning rate", "L2", "dropout"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title="Members at the end, with their best scores (* the best ever)", title_justify="left"
+    )
+    for column in ("member", "parent", "steps", "val_loss", "learning rate", "L2", "dropout"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in history.member_table():
         if row["member_id"] in living or (best is not None and row["member_id"] == best[0]):
             mark = " *" if best is not None and row["member_id"] == best[0] else ""
@@ -238,13 +239,12 @@ def members_table(tuner: PopDescentTuner) -> Table:
 def comparison_table(outcomes: list[Outcome]) -> Table:
     """Return the methods side by side."""
     table = Table(
-        title="Best model by validation loss (cross-entropy, without penalty)",
+        title="Best model by validation loss (cross-entropy, without penalty) after as many steps",
         title_justify="left",
     )
-    for column in (
-        "method", "validation loss", "accuracy", "test loss", "accuracy", "gradient steps", "time",
-    ):  # fmt: skip
-        table.add_column(column, justify="left" if column == "method" else "right")
+    table.add_column("method", no_wrap=True)
+    for column in ("val loss", "accuracy", "test loss", "accuracy", "steps", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     for o in outcomes:
         table.add_row(
             o.name,

@@ -49,8 +49,11 @@ class History:
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """Read a history from the JSON lines that `append` wrote."""
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        """Read a history from the JSON lines that `append` wrote.
+
+        A last line that was not written to its end, as by a killed process, is left out.
+        """
+        lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
         history = cls(**json.loads(lines[0])) if lines else cls()
         history.records = [IterationRecord.from_json(json.loads(line)) for line in lines[1:]]
         return history

@@ -89,6 +89,7 @@ class Handle(ABC):
                 initializer=keras.initializers.Constant(self.static),
                 dtype="float32",
                 trainable=False,
+                autocast=False,
                 name="live_" + "".join(c if c.isalnum() else "_" for c in self.path),
             )
 

@@ -48,7 +48,7 @@ class NoiseHandle(AttributeHandle):
         if getattr(layer, "seed_generator", None) is None:
             with _keras_internals.unlocked(layer):
                 layer.seed_generator = keras.random.SeedGenerator(layer.seed or 0)
-        if isinstance(layer, keras.layers.Dropout) and keras.backend.backend() != "jax":
+        if isinstance(layer, keras.layers.Dropout):
             if isinstance(scalar, LiveScalar):
                 layer.call = _live_dropout(layer, scalar)
             elif "call" in vars(layer):
@@ -58,19 +58,27 @@ class NoiseHandle(AttributeHandle):
 def _live_dropout(layer: keras.layers.Dropout, rate: LiveScalar) -> Callable[..., Any]:
     """Return a dropout whose rate may be a tensor.
 
-    TensorFlow's takes no variable: it compares the rate with 0 and 1 in Python. The same numbers
-    are drawn in the same order as by Keras's own layer, so that the masks are the same.
+    TensorFlow's takes no variable (it compares the rate with 0 and 1 in Python), and JAX's promotes
+    half precision. The same numbers are drawn in the same order as by Keras's own layer, so that
+    the masks are the same.
     """
+    on_jax = keras.backend.backend() == "jax"
 
     def call(inputs: Any, training: bool = False) -> Any:
         if not training:
             return inputs
-        drop = keras.ops.cast(rate.tensor(), inputs.dtype)
+        keep = 1.0 - rate.tensor()
         draw = keras.random.uniform(
-            _noise_shape(layer, inputs), dtype=inputs.dtype, seed=layer.seed_generator
+            _noise_shape(layer, inputs),
+            dtype=keep.dtype if on_jax else inputs.dtype,
+            seed=layer.seed_generator,
         )
-        scaled = inputs * (1.0 / (1.0 - drop))
-        return keras.ops.where(draw >= drop, scaled, keras.ops.zeros_like(scaled))
+        if on_jax:
+            kept, scaled = draw < keep, inputs / keras.ops.cast(keep, inputs.dtype)
+        else:
+            kept = draw >= keras.ops.cast(rate.tensor(), inputs.dtype)
+            scaled = inputs * keras.ops.cast(1.0 / keep, inputs.dtype)
+        return keras.ops.where(kept, scaled, keras.ops.zeros_like(scaled))
 
     return call
 

@@ -68,7 +68,7 @@ def plan_budget(
             raise ArgumentError(describe(f"`{name}` must be at least 1.", received=number))
     if iterations is not None and (epochs is None or batches_per_iteration is not None):
         chosen = batches_per_iteration or PAPER_BATCHES
-        note = "" if batches_per_iteration else f"{chosen} batches an iteration, as in the paper"
+        note = "" if batches_per_iteration else f"batches an iteration: {chosen}, as in the paper"
         return Budget(int(iterations), int(chosen), int(iterations) * int(chosen), note)
     if steps_per_epoch is None:
         raise ArgumentError(
@@ -81,16 +81,12 @@ def plan_budget(
     total = int(epochs or 1) * int(steps_per_epoch)
     if iterations is not None:
         batches = max(1, math.ceil(total / iterations))
-        note = f"{batches} batches an iteration: {epochs} epochs"
+        note = f"batches an iteration: {batches}, for {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)
     if batches_per_iteration is None:
         batches = max(1, min(PAPER_BATCHES, total // MIN_ITERATIONS))
-        note = f"{batches} batches an iteration"
-        note += (
-            ", as in the paper"
-            if batches == PAPER_BATCHES
-            else (f", for {MIN_ITERATIONS} iterations or more in {total} batches")
-        )
+        note = f"batches an iteration: {batches}"
+        note += ", as in the paper" if batches == PAPER_BATCHES else f", of {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)
     batches = int(batches_per_iteration)
     return Budget(math.ceil(total / batches), batches, total)

@@ -225,12 +225,12 @@ class Loop:
         self.iteration += 1
         self._take(reports)
         view = self._view()
-        self._watch_divergence(view)
         records = self._member_records(view, {report.slot: report for report in reports})
         offspring = self.strategy.evolve(view, self._rng)
         newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
         record = self._record(records, tuple(birth for _, birth in newborn))
         self._replace(offspring, [member for member, _ in newborn])
+        self._watch_divergence(view)
         return record
 
     def _take(self, reports: Sequence[Report]) -> None:
@@ -362,7 +362,7 @@ class Loop:
         plan = self.strategy.closing
         if not plan.rounds:
             return
-        slots = [member.slot for member in self.members]
+        slots = [member.slot for member in self.members if not member.stopped]
         reports: list[Report] = []
         for round_ in range(plan.rounds):
             reports = self.executor.advance(

@@ -7,6 +7,8 @@ import pytest
 from keras_popdescent.data.batch import as_batch, check_finite, class_weights, length, to_numpy
 from keras_popdescent.errors import DataError
 
+pytestmark = pytest.mark.backend
+
 
 @pytest.mark.parametrize(
     ("item", "num_parts"),

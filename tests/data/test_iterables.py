@@ -13,6 +13,8 @@ from keras_popdescent.data import IterableBatches
 from keras_popdescent.errors import DataError
 from keras_popdescent.strategies import TrainingPlan
 
+pytestmark = pytest.mark.backend
+
 OWN = TrainingPlan("own")
 
 

@@ -17,8 +17,6 @@ from keras_popdescent.hyperparameters import (
 )
 from keras_popdescent.testing.bindings import BindingCase, BindingConformance
 
-pytestmark = pytest.mark.backend
-
 L1, L2, L1L2 = keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2
 layers = keras.layers
 optimizers = keras.optimizers
@@ -312,7 +310,10 @@ def mixed(policy: str, case: BindingCase) -> BindingCase:
         finally:
             keras.config.set_dtype_policy(before)
 
-    return replace(case, name=f"{case.name} {policy}", build=build, tolerance=1e-5)
+    # Rounding shows at once in half precision; and a model must be loaded under its own policy.
+    return replace(
+        case, name=f"{case.name} {policy}", build=build, tolerance=2e-4, saved=False
+    )
 
 
 def named(*names: str) -> list[BindingCase]:
@@ -329,7 +330,6 @@ MIXED_CASES = [
         "momentum sgd",
         "clipnorm sgd",
         "l2 kernel",
-        "l2 activity",
         "rate dropout",
         "stddev noise",
         "smoothing categorical",
@@ -341,6 +341,20 @@ MIXED_CASES = [
 CASES = [*OPTIMIZER_CASES, *REGULARIZER_CASES, *NOISE_CASES, *LOSS_CASES, *SCALE_CASES, *MIXED_CASES]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+# On other backends one of each kind, for time.
+BACKEND_CASES = {
+    *("learning_rate adam", "learning_rate multiplier", "momentum from 0", "weight_decay adamw"),
+    *("clipnorm sgd", "l2 kernel", "l2 custom layer", "rate from 0", "rate spatial 2d"),
+    *("stddev noise", "smoothing categorical", "weight dict", "loss_scale"),
+    "rate dropout bfloat16",
+}
+
+
+def marked(case: BindingCase):
+    marks = [pytest.mark.backend] if case.name in BACKEND_CASES else []
+    return pytest.param(case, id=case.name.replace(" ", "-"), marks=marks)
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 class TestBindings(BindingConformance):
     pass

@@ -65,10 +65,10 @@ def test_epochs_are_neither_longer_nor_shorter(epochs, steps_per_epoch, batches_
     ("given", "note"),
     [
         ({"iterations": 5, "batches_per_iteration": 7}, ""),
-        ({"iterations": 5}, "128 batches an iteration, as in the paper"),
-        ({"iterations": 5, "epochs": 2, "steps_per_epoch": 100}, "40 batches an iteration"),
-        ({"epochs": 10, "steps_per_epoch": 938}, "128 batches an iteration, as in the paper"),
-        ({"epochs": 5, "steps_per_epoch": 20}, "5 batches an iteration, for 20 iterations or more"),
+        ({"iterations": 5}, "batches an iteration: 128, as in the paper"),
+        ({"iterations": 5, "epochs": 2, "steps_per_epoch": 100}, "batches an iteration: 40, for 200 in all"),
+        ({"epochs": 10, "steps_per_epoch": 938}, "batches an iteration: 128, as in the paper"),
+        ({"epochs": 5, "steps_per_epoch": 20}, "batches an iteration: 5, of 100 in all"),
         ({"epochs": 1, "steps_per_epoch": 100, "batches_per_iteration": 30}, ""),
     ],
 )

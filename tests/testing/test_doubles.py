@@ -116,10 +116,12 @@ def test_what_a_visit_changes_is_the_members():
 
 def test_an_export_is_independent():
     made = executor()
-    model = made.export({"a": 1}, made.capture(2))
+    values = {"a": 1}
+    model = made.export(values, made.capture(2))
     model.weight = 9.0
     model.values["a"] = 5
     assert states(made)[2] == (2.0, 0)
+    assert values == {"a": 1}
 
 
 def test_a_snapshot_goes_through_json_and_comes_back():
