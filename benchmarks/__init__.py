@@ -1,0 +1,1 @@
+"""Benchmarks: each a comparison in one run, reported as ratios."""

@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def main() -> None:
         outcomes.append(
             outcome(
                 "RandomSearch",
-                random_search.get_best_models()[0],
+                best_model(random_search),
                 (x_val, y_val, x_test, y_test),
                 Counter.steps,
                 time.perf_counter() - began,
@@ -195,6 +196,14 @@ def main() -> None:
         path=path,
     )
     console.print(f"\nPicture: {path}")
+
+
+def best_model(tuner: keras_tuner.Tuner) -> keras.Model:
+    """Return a KerasTuner tuner's best model, without Keras's warning that its optimizer is new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model: keras.Model = tuner.get_best_models()[0]
+    return model
 
 
 def outcome(

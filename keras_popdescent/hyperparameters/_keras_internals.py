@@ -13,12 +13,21 @@ import keras
 
 
 def flatten_layers(model: keras.Model) -> list[keras.Layer]:
-    """Return the model and all layers below it, depth first.
+    """Return the model and all layers below it, depth first, in the order of their weights.
 
     `Model.layers` is public but stops at the top level: it misses what wrappers, RNN cells and
-    custom layers hold.
+    custom layers hold. Keras's own `_flatten_layers` has inner layers in reverse.
     """
-    return list(model._flatten_layers(include_self=True, recursive=True))
+    found: dict[int, keras.Layer] = {}
+
+    def visit(layer: keras.Layer) -> None:
+        if id(layer) not in found:
+            found[id(layer)] = layer
+            for inner in layer._layers:
+                visit(inner)
+
+    visit(model)
+    return list(found.values())
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class PenaltyScaleBinding(Binding):
 
     def __init__(self, terms: Literal["first", "all", "unused"] = "all") -> None:
         self.terms = terms
-        self._handles: list[Handle] = []
+        self._handles: list[RegularizerHandle] = []
         self._value = 1.0
 
     def attach(self, model: keras.Model) -> None:
@@ -152,11 +152,11 @@ class PenaltyScaleBinding(Binding):
 
     def write(self, value: float) -> None:
         self._value = value
-        first = True
+        first = next((handle.owner for handle in self._handles if handle.static), None)
         for handle in self._handles:
-            scale = 1.0 if self.terms == "unused" else value
-            handle.write(handle.static * scale if first or self.terms != "first" else 0.0)
-            first = first and not handle.static
+            dropped = self.terms == "first" and handle.owner is not first
+            scale = 1.0 if self.terms == "unused" else 0.0 if dropped else value
+            handle.write(handle.static * scale)
 
     @property
     def handles(self) -> Sequence[Handle]:

@@ -1,4 +1,4 @@
-"""Handles of the optimizer: learning rate, schedule multiplier, momentum, betas, decay, clipping."""
+"""Handles of the optimizer: learning rate or a multiplier on it, momentum, betas, decay, clips."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def plan_budget(
     - Only `iterations`: with the paper's 128 batches, or, where `epochs` is given too, as many
       batches as make the epochs last for the iterations.
     - Only `epochs` (1 where nothing is given, as in `fit`): the paper's 128 batches, or fewer where
-      the epochs would otherwise hold fewer than 20 iterations.
+      the epochs would otherwise hold fewer than about 20 iterations.
 
     Args:
         epochs: How many times each slot passes over the data.
@@ -84,7 +84,7 @@ def plan_budget(
         note = f"batches an iteration: {batches}, for {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)
     if batches_per_iteration is None:
-        batches = max(1, min(PAPER_BATCHES, total // MIN_ITERATIONS))
+        batches = min(PAPER_BATCHES, math.ceil(total / MIN_ITERATIONS))
         note = f"batches an iteration: {batches}"
         note += ", as in the paper" if batches == PAPER_BATCHES else f", of {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)

@@ -37,11 +37,10 @@ class UnitMutation(Mutation):
     Structural dimensions keep the parent's value: the child's weights come from the parent.
 
     Attributes:
-        width: Standard deviation at strength 1, in units of the dimension's range. The default is
-            what served best of 0.1 to 2 (`docs/presets.md`).
+        width: Standard deviation at strength 1, in units of the dimension's range.
     """
 
-    width: float = 0.3
+    width: float = 1.0
 
     def mutate(
         self, values: Values, strength: float, space: SearchSpace, rng: np.random.Generator

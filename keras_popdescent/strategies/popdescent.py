@@ -41,6 +41,9 @@ from keras_popdescent.strategies.mutations import (
 )
 from keras_popdescent.strategies.space import SearchSpace, Values
 
+# The width of mutations that served best of 0.1 to 2 (docs/presets.md).
+DEFAULT_WIDTH = 0.3
+
 
 class PopDescent(Strategy):
     """Replace the weakest members by mutated copies of fitness-weighted parents (Algorithm 1).
@@ -57,10 +60,10 @@ class PopDescent(Strategy):
     `reference()` is what the authors' code does, for meeting the published numbers.
 
     Args:
-        mutation: How hyperparameters move. Defaults to `UnitMutation()`: in KerasTuner's unit
+        mutation: How hyperparameters move. Defaults to `UnitMutation(0.3)`: in KerasTuner's unit
             space, bounded.
         noise_scale: Standard deviation of the weight noise at strength 1, at least 0; the paper's
-            beta_1. Defaults to 0.01.
+            beta_1. Defaults to 0: noise gave no gain (docs/presets.md).
         noise_kind: What `noise_scale` is measured in, see `NoiseSpec`. Defaults to `"relative"`:
             the spread of each tensor.
         optimizer_state: What a child's optimizer starts with, see `Offspring`. Defaults to
@@ -93,7 +96,7 @@ class PopDescent(Strategy):
         self,
         mutation: Mutation | None = None,
         *,
-        noise_scale: float = 0.01,
+        noise_scale: float = 0.0,
         noise_kind: NoiseKind = "relative",
         optimizer_state: OptimizerState = "inherit",
         training: TrainingPlan | None = None,
@@ -110,7 +113,7 @@ class PopDescent(Strategy):
                     noise_scale=noise_scale,
                 )
             )
-        self.mutation = UnitMutation() if mutation is None else mutation
+        self.mutation = UnitMutation(DEFAULT_WIDTH) if mutation is None else mutation
         self.noise_scale = noise_scale
         self.noise_kind = noise_kind
         self.optimizer_state = optimizer_state

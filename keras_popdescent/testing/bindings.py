@@ -44,8 +44,10 @@ class BindingCase:
         batch: What a train step takes, see `keras_popdescent.data.Batch`.
         num_steps: Train steps after which weights are compared.
         tolerance: Largest difference, relative or absolute, between weights that count as equal.
-        kept: Whether `detach` leaves the current value in the model; False where plain Keras has no
-            place for it, so that the model is as its author built it.
+        kept: Whether `detach` leaves the current value in the model; False where plain Keras has
+            no place for it, so that the model is as its author built it.
+        eager: Whether the models with a number built in run eagerly, on TensorFlow, which saves
+            their traces; half precision rounds differently so.
         saved: Whether the model can be saved and loaded; False for one with objects that Keras
             cannot serialize.
     """
@@ -58,6 +60,7 @@ class BindingCase:
     num_steps: int = 3
     tolerance: float = 1e-6
     kept: bool = True
+    eager: bool = True
     saved: bool = True
 
     def weights(self) -> Weights:
@@ -75,8 +78,10 @@ class BindingCase:
         live = LiveModel(_CaseBlueprint(self), {}, 0, self.batch)
         return live.model, live.bindings[self.name]
 
-    def train(self, model: keras.Model) -> Weights:
+    def train(self, model: keras.Model, eagerly: bool = False) -> Weights:
         """Train for a few steps, and return the trainable weights."""
+        if eagerly and self.eager and keras.backend.backend() == "tensorflow":
+            model.run_eagerly = True
         for _ in range(self.num_steps):
             model.train_on_batch(*self.batch)
         return _trainable(model)
@@ -174,7 +179,7 @@ class BindingConformance:
         _assert_no_scalar_left(model.optimizer.variables, plain.optimizer.variables)
         if case.saved:
             model = _saved_and_loaded(model)
-        _assert_equal(case.train(model), case.train(plain), case.tolerance)
+        _assert_equal(case.train(model, True), case.train(plain, True), case.tolerance)
 
 
 @functools.cache
@@ -196,7 +201,7 @@ def _outcome(case: BindingCase) -> _Outcome:
         binding.write(value)
         weights.append(case.train(model))
         counts.append(traces.count)
-    first, second = (case.train(case.plain(value)) for value in case.values)
+    first, second = (case.train(case.plain(value), True) for value in case.values)
     return _Outcome((weights[0], weights[1]), (first, second), (counts[0], counts[1]))
 
 

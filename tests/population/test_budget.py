@@ -66,7 +66,10 @@ def test_epochs_are_neither_longer_nor_shorter(epochs, steps_per_epoch, batches_
     [
         ({"iterations": 5, "batches_per_iteration": 7}, ""),
         ({"iterations": 5}, "batches an iteration: 128, as in the paper"),
-        ({"iterations": 5, "epochs": 2, "steps_per_epoch": 100}, "batches an iteration: 40, for 200 in all"),
+        (
+            {"iterations": 5, "epochs": 2, "steps_per_epoch": 100},
+            "batches an iteration: 40, for 200 in all",
+        ),
         ({"epochs": 10, "steps_per_epoch": 938}, "batches an iteration: 128, as in the paper"),
         ({"epochs": 5, "steps_per_epoch": 20}, "batches an iteration: 5, of 100 in all"),
         ({"epochs": 1, "steps_per_epoch": 100, "batches_per_iteration": 30}, ""),

@@ -54,7 +54,7 @@ def test_one_iteration_by_hand():
     rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
     shown = view([0.5, 2.0, 1.0, 6.0, 0.0], [{"learning_rate": rate} for rate in rates])
     offspring = evolved(
-        PopDescent(),
+        PopDescent(UnitMutation(1.0), noise_scale=0.01),
         shown,
         choice=[[4, 0]],
         standard_normal=[1.0, 1.0],
@@ -198,8 +198,8 @@ def test_the_other_presets_start_with_the_defaults_and_the_prior(strategy):
 
 def test_default_preset():
     strategy = PopDescent()
-    assert strategy.mutation == UnitMutation(1.0)
-    assert (strategy.noise_scale, strategy.noise_kind) == (0.01, "relative")
+    assert strategy.mutation == UnitMutation(0.3)
+    assert (strategy.noise_scale, strategy.noise_kind) == (0.0, "relative")
     assert strategy.optimizer_state == "inherit"
     assert strategy.training == TrainingPlan("own", 1)
     assert strategy.scoring == ScoringPlan("whole")

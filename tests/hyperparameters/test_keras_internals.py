@@ -1,0 +1,199 @@
+"""Each private API of Keras that is used: the tests fail when one of them changes."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_popdescent.hyperparameters import _keras_internals
+
+pytestmark = pytest.mark.backend
+
+layers = keras.layers
+X = np.ones((4, 3), dtype="float32")
+
+
+def compiled(loss="mse", **arguments) -> keras.Model:
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    model.compile(optimizer="sgd", loss=loss, **arguments)
+    return model
+
+
+class Holder(layers.Layer):
+    """A layer that holds another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Dropout(0.5)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_flatten_layers_goes_depth_first_into_everything():
+    inner = keras.Sequential([layers.Dense(3), Holder()])
+    inputs = keras.Input((5, 3))
+    hidden = layers.TimeDistributed(inner)(inputs)
+    outputs = layers.RNN(layers.LSTMCell(2))(hidden)
+    model = keras.Model(inputs, outputs)
+    found = [type(layer).__name__ for layer in _keras_internals.flatten_layers(model)]
+    assert found == [
+        *("Functional", "InputLayer", "TimeDistributed", "Sequential", "InputLayer", "Dense"),
+        *("Holder", "Dropout", "RNN", "LSTMCell"),
+    ]
+    assert len(model.layers) == 3
+    keras_own = model._flatten_layers(include_self=True, recursive=True)
+    assert set(map(id, keras_own)) == set(map(id, _keras_internals.flatten_layers(model)))
+
+
+def test_flatten_layers_has_each_layer_once():
+    shared = layers.Dense(3)
+    model = keras.Sequential([keras.Input((3,)), shared, keras.Sequential([shared, Holder()])])
+    found = _keras_internals.flatten_layers(model)
+    assert sum(layer is shared for layer in found) == 1
+
+
+def test_a_built_layer_is_locked_but_can_be_unlocked():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.add_weight(shape=(), name="refused")
+    with _keras_internals.unlocked(layer):
+        layer.add_weight(shape=(), name="added")
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.add_weight(shape=(), name="refused")
+    assert [weight.name for weight in layer.weights] == ["kernel", "bias", "added"]
+
+
+def test_unlocking_an_error_locks_again():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    with pytest.raises(RuntimeError), _keras_internals.unlocked(layer):
+        raise RuntimeError
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.add_weight(shape=())
+
+
+def test_an_unbuilt_layer_stays_unlocked():
+    layer = layers.Dense(2)
+    with _keras_internals.unlocked(layer):
+        pass
+    layer.build((None, 3))
+    assert len(layer.weights) == 2
+
+
+def test_untrack_takes_a_variable_out_of_a_model():
+    model = compiled()
+    with _keras_internals.unlocked(model):
+        added = model.add_weight(shape=(), trainable=False, name="added")
+    assert any(variable is added for variable in model.non_trainable_variables)
+    _keras_internals.untrack(model, added)
+    assert not any(variable is added for variable in model.variables)
+    assert len(model.weights) == 2
+
+
+def test_untrack_takes_a_variable_out_of_an_optimizer():
+    optimizer = keras.optimizers.SGD()
+    added = optimizer.add_variable(shape=(), name="added")
+    assert any(variable is added for variable in optimizer.variables)
+    _keras_internals.untrack(optimizer, added)
+    assert [variable.name for variable in optimizer.variables] == ["iteration", "learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "make", [keras.losses.CategoricalCrossentropy, keras.losses.BinaryCrossentropy]
+)
+def test_the_arguments_of_a_loss_are_read_at_every_call(make):
+    y, p = np.eye(3, dtype="float32"), np.diag([0.1, 0.5, 0.8]).astype("float32") + 0.1
+    loss, other = make(), make(label_smoothing=0.4)
+    before = float(loss(y, p))
+    _keras_internals.label_smoothing_arguments(loss)["label_smoothing"] = 0.4
+    assert float(loss(y, p)) == pytest.approx(float(other(y, p)))
+    assert before != pytest.approx(float(loss(y, p)))
+
+
+def two_heads(**arguments) -> keras.Model:
+    """Outputs "b" (0 for any input, loss 1) and "a" (0 too, loss 4)."""
+    inputs = keras.Input((3,))
+    heads = [
+        layers.Dense(1, kernel_initializer="zeros", name=name)(inputs) for name in ("b", "a")
+    ]
+    model = keras.Model(inputs, heads)
+    model.compile(optimizer="sgd", **arguments)
+    return model
+
+
+LABELS = {"b": np.ones((4, 1), dtype="float32"), "a": 2.0 * np.ones((4, 1), dtype="float32")}
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "key"),
+    [
+        ({"b": 10.0, "a": 100.0}, "a"),
+        ({"a": 100.0, "b": 10.0}, "a"),
+        ([10.0, 100.0], 1),
+    ],
+)
+def test_a_loss_weight_is_replaced_before_and_after_the_losses_are_built(weights, key, built):
+    loss = {"b": "mse", "a": "mse"} if isinstance(weights, dict) else ["mse", "mse"]
+    labels = LABELS if isinstance(weights, dict) else list(LABELS.values())
+    model = two_heads(loss=loss, loss_weights=weights)
+    if built:
+        before = model.test_on_batch(X, labels, return_dict=True)
+        assert before["loss"] == pytest.approx(10.0 + 400.0)
+        model.test_function = None  # traced under the old weight
+    _keras_internals.set_loss_weight(model, key, 1000.0)
+    after = model.test_on_batch(X, labels, return_dict=True)
+    assert after["loss"] == pytest.approx(10.0 + 4000.0)
+    saved = model.get_compile_config()["loss_weights"]
+    assert (saved if isinstance(saved, dict) else dict(enumerate(saved)))[key] == 1000.0
+    assert weights in ([10.0, 100.0], {"b": 10.0, "a": 100.0})  # the user's own are left alone
+
+
+def test_the_only_loss_weight_is_replaced():
+    model = compiled(loss=keras.losses.MeanSquaredError(), loss_weights=10.0)
+    _keras_internals.set_loss_weight(model, None, 3.0)
+    plain = compiled(loss="mse")
+    plain.set_weights(model.get_weights())
+    y = np.zeros((4, 2), dtype="float32")
+    losses = [m.test_on_batch(X, y, return_dict=True)["loss"] for m in (model, plain)]
+    assert losses[0] == pytest.approx(3.0 * losses[1])
+
+
+def test_user_loss_weights():
+    assert _keras_internals.user_loss_weights(compiled()) is None
+    assert _keras_internals.user_loss_weights(compiled(loss_weights=0.5)) == 0.5
+    assert _keras_internals.user_loss_weights(compiled(loss=None)) is None
+    weights = {"a": 0.5, "b": 2.0}
+    model = two_heads(loss={"a": "mse", "b": "mse"}, loss_weights=weights)
+    assert _keras_internals.user_loss_weights(model) == weights
+
+
+def test_learning_rate_setting_is_the_variable_or_the_schedule():
+    plain = keras.optimizers.SGD(0.5)
+    setting = _keras_internals.learning_rate_setting(plain)
+    assert isinstance(setting, keras.Variable)
+    setting.assign(0.25)
+    assert float(plain.learning_rate) == 0.25
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
+    optimizer = keras.optimizers.SGD(schedule)
+    assert _keras_internals.learning_rate_setting(optimizer) is schedule
+
+
+def test_sync_from_fit_shows_the_weights_of_the_last_batch():
+    model, seen = compiled(), []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            _keras_internals.sync_from_fit(self.model)
+            seen.append(np.array(keras.ops.convert_to_numpy(self.model.trainable_variables[0])))
+
+    y = np.zeros((4, 2), dtype="float32")
+    model.fit(X, y, batch_size=1, shuffle=False, verbose=0, callbacks=[Watch()])
+    assert len(seen) == 4
+    assert all(np.abs(a - b).max() > 0.0 for a, b in zip(seen, seen[1:], strict=False))
+    np.testing.assert_array_equal(
+        seen[-1], keras.ops.convert_to_numpy(model.trainable_variables[0])
+    )
