@@ -187,14 +187,8 @@ class SequentialExecutor(Executor):
             stage.training = stage.validation = None
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
-        stage = self._stage(values)
-        return export_model(
-            self._setup.blueprint,
-            values,
-            state,
-            stage.live,
-            self._setup.data.training.first_batch(),
-        )
+        batch = self._setup.data.training.first_batch()
+        return export_model(self._setup.blueprint, values, state, batch)
 
     def values_in_use(self, slot: int) -> dict[str, float]:
         """Return the live values that a member's train step uses, read back from its model."""
@@ -215,9 +209,10 @@ class SequentialExecutor(Executor):
     def restore(self, snapshot: dict[str, Any]) -> None:
         self._values = [dict(values) for values in snapshot["values"]]
         self._states = [
-            MemberState(
-                tuple(keras.ops.convert_to_tensor(array) for array in state.weights),
-                tuple(keras.ops.convert_to_tensor(array) for array in state.optimizer),
+            replace(
+                state,
+                weights=tuple(keras.ops.convert_to_tensor(array) for array in state.weights),
+                optimizer=tuple(keras.ops.convert_to_tensor(array) for array in state.optimizer),
             )
             for state in snapshot["states"]
         ]

@@ -151,7 +151,7 @@ def fingerprint(model: keras.Model) -> Fingerprint:
     for loss in keras.tree.flatten(model.loss):
         config = _config(loss)
         structure.append(
-            [str(getattr(loss, "name", loss)), type(loss).__name__]
+            [_loss_name(loss), type(loss).__name__]
             + [(k, _mask(v, names)) for k, v in sorted(config.items()) if k != "label_smoothing"]
         )
     shapes = (
@@ -228,6 +228,13 @@ def _describe_layer(layer: keras.Layer) -> dict[str, Any]:
             if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple)
         }
     return {"class_name": type(layer).__name__, "config": config}
+
+
+def _loss_name(loss: Any) -> str:
+    """Return a name that is the same in every model; a function's `repr` holds its address."""
+    if isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", None) or getattr(loss, "__qualname__", type(loss).__name__))
 
 
 def _config(obj: Any) -> dict[str, Any]:

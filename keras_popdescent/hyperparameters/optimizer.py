@@ -126,12 +126,6 @@ def optimizer_handles(model: keras.Model) -> list[Handle]:
     optimizer = inner_optimizer(model)
     if optimizer is None:
         return []
-    schedule = _schedule(optimizer)
-    first: Handle = (
-        LearningRateHandle(optimizer)
-        if schedule is None
-        else ScheduleMultiplierHandle(optimizer, schedule)
-    )
     plain: list[Handle] = [
         OptimizerHandle(f"optimizer.{name}", optimizer, name)
         for name in _SCALARS
@@ -142,15 +136,15 @@ def optimizer_handles(model: keras.Model) -> list[Handle]:
         for name in _SCALES
         if _is_number(optimizer, name) and _is_scale(optimizer, name)
     ]
-    return [first, *plain, *scales]
+    return [*_rate_handles(optimizer), *plain, *scales]
 
 
-def _schedule(optimizer: Any) -> Any:
-    """Return the schedule that the optimizer was built with, None for a plain rate."""
-    schedule = _keras_internals.learning_rate_setting(optimizer)
-    return (
-        schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
-    )
+def _rate_handles(optimizer: Any) -> list[Handle]:
+    """Return the handle of the rate, or of its schedule; none for a rate from a function."""
+    setting = _keras_internals.learning_rate_setting(optimizer)
+    if isinstance(setting, keras.optimizers.schedules.LearningRateSchedule):
+        return [ScheduleMultiplierHandle(optimizer, setting)]
+    return [LearningRateHandle(optimizer)] if isinstance(setting, keras.Variable) else []
 
 
 def _is_number(optimizer: Any, name: str) -> bool:

@@ -9,13 +9,12 @@ import numpy as np
 
 from keras_popdescent.data.batch import Batch
 from keras_popdescent.population.blueprint import Blueprint
-from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.space import Values
 
 
 def export_model(
-    blueprint: Blueprint, values: Values, state: MemberState, live: LiveModel, batch: Batch
+    blueprint: Blueprint, values: Values, state: MemberState, batch: Batch
 ) -> keras.Model:
     """Return an independent, compiled Keras model with a member's state and values.
 
@@ -26,7 +25,6 @@ def export_model(
         blueprint: Builds the model.
         values: The member's hyperparameter values.
         state: The member's state.
-        live: The live model that the state belongs to.
         batch: A batch of training data, for models whose weights appear with the first batch.
     """
     model = blueprint.build_seeded(values, seed=0)
@@ -34,43 +32,30 @@ def export_model(
         model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    live_ids = {id(handle.variable) for handle in live.handles}
-    weights = {id(variable) for variable in live.model.weights}
-    kept = [
-        tensor
-        for variable, tensor in zip(live.weight_variables, state.weights, strict=True)
-        if id(variable) in weights and id(variable) not in live_ids
-    ]
-    for variable, tensor in zip(model.weights, kept, strict=True):
-        variable.assign(np.array(keras.ops.convert_to_numpy(tensor)))
-    _copy_optimizer(model, values, state, live, live_ids)
+    for variable, tensor in zip(model.weights, state.weights[: state.num_plain[0]], strict=True):
+        variable.assign(_array(tensor))
+    _copy_optimizer(model, state)
     return model
 
 
-def _copy_optimizer(
-    model: keras.Model, values: Values, state: MemberState, live: LiveModel, live_ids: set[int]
-) -> None:
+def _copy_optimizer(model: keras.Model, state: MemberState) -> None:
     """Copy slots and step counter; the learning rate is the member's own, already in the model."""
     own = model.optimizer.learning_rate
-    rate = float(keras.ops.convert_to_numpy(own)) if _settable(model) else None
-    pairs = [
-        (variable, tensor)
-        for variable, tensor in zip(live.optimizer_variables, state.optimizer, strict=True)
-        if id(variable) not in live_ids
-    ]
+    rate = float(keras.ops.convert_to_numpy(own)) if isinstance(own, keras.Variable) else None
     targets = model.optimizer.variables
-    same = len(targets) == len(pairs) and all(
+    tensors = state.optimizer[: state.num_plain[1]]
+    same = len(targets) == len(tensors) and all(
         tuple(target.shape) == tuple(tensor.shape)
-        for target, (_, tensor) in zip(targets, pairs, strict=True)
+        for target, tensor in zip(targets, tensors, strict=True)
     )
     if not same:
         # A momentum of exactly 0 has no slots in a plain optimizer: nothing is lost with them.
         return
-    for target, (_, tensor) in zip(targets, pairs, strict=True):
-        target.assign(np.array(keras.ops.convert_to_numpy(tensor)))
+    for target, tensor in zip(targets, tensors, strict=True):
+        target.assign(_array(tensor))
     if rate is not None:
         model.optimizer.learning_rate = rate
 
 
-def _settable(model: keras.Model) -> Any:
-    return isinstance(model.optimizer.learning_rate, keras.Variable)
+def _array(tensor: Any) -> Any:
+    return np.array(keras.ops.convert_to_numpy(tensor))

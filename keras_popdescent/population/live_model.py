@@ -64,16 +64,24 @@ class LiveModel:
         )
 
     def _index_variables(self) -> None:
-        self.weight_variables = list(self.model.variables)
-        self.optimizer_variables = list(self.model.optimizer.variables)
-        trainable = {id(v) for v in self.model.trainable_variables}
-        weights = {id(v) for v in self.model.weights}
         live = {id(handle.variable) for handle in self.handles if handle.variable is not None}
-        self.trainable_indices = [
-            i for i, v in enumerate(self.weight_variables) if id(v) in trainable
-        ]
+        weights = [v for v in self.model.weights if id(v) not in live]
+        plain = {id(v) for v in weights}
         # `variables` has the state of random seeds, `weights` has not.
-        self.seed_indices = [i for i, v in enumerate(self.weight_variables) if id(v) not in weights]
+        extra = [v for v in self.model.variables if id(v) not in plain]
+        slots = [v for v in self.model.optimizer.variables if id(v) not in live]
+        tuned = [v for v in self.model.optimizer.variables if id(v) in live]
+        self.weight_variables = weights + extra
+        self.optimizer_variables = slots + tuned
+        # What a child of another structure can take over: weights and slots, in their order.
+        self.num_plain = (len(weights), len(slots))
+        trainable = {id(v) for v in self.model.trainable_variables}
+        self.trainable_indices = [i for i, v in enumerate(weights) if id(v) in trainable]
+        self.seed_indices = [
+            i
+            for i, v in enumerate(self.weight_variables)
+            if id(v) not in plain and id(v) not in live
+        ]
         self.live_indices = [
             i
             for i, v in enumerate([*self.weight_variables, *self.optimizer_variables])
@@ -81,7 +89,7 @@ class LiveModel:
         ]
         self.step_counter_indices = [
             i
-            for i, v in enumerate(self.optimizer_variables)
+            for i, v in enumerate(slots)
             if v.dtype.startswith("int") and v.shape == () and "iteration" in v.name
         ]
 

@@ -24,13 +24,15 @@ class MemberState:
     """Everything that one member is, apart from its hyperparameter values.
 
     Attributes:
-        weights: Tensors of the backend: trainable weights, non-trainable state and seed state, in
-            the order of `LiveModel.weight_variables`.
-        optimizer: Tensors of the optimizer's variables, in their order.
+        weights: Tensors of the backend, in the order of `LiveModel.weight_variables`: weights, then
+            seed states and live scalars.
+        optimizer: Tensors of the optimizer's variables: its own, then live scalars.
+        num_plain: How many of `weights` and of `optimizer` are the model's own.
     """
 
     weights: tuple[Any, ...]
     optimizer: tuple[Any, ...]
+    num_plain: tuple[int, int]
 
     def num_bytes(self) -> int:
         """Return the size of the state in bytes."""
@@ -41,7 +43,7 @@ def capture(live: LiveModel) -> MemberState:
     """Return the state that is in a live model now."""
     tensors = live.read_variables()
     split = len(live.weight_variables)
-    return MemberState(tuple(tensors[:split]), tuple(tensors[split:]))
+    return MemberState(tuple(tensors[:split]), tuple(tensors[split:]), live.num_plain)
 
 
 def restore(live: LiveModel, state: MemberState) -> None:
@@ -73,14 +75,16 @@ def inherit(
 
     Args:
         parents: One parent or several; floats are averaged over them, the rest is the first's.
-        live: The child's live model, for the meaning of the tensors.
+        live: The child's live model, for the meaning of the tensors. It may be another one than the
+            parents', with the same weight shapes (a layer of dropout more, say).
         optimizer: `"inherit"`, `"fresh"` or `"fresh_slots"`, see `Offspring`.
-        fresh: A state with an optimizer as just built.
+        fresh: A state of the child's live model with an optimizer as just built.
         seed: Seed of the child's dropout layers and the like.
         noise: Noise for the trainable weights.
     """
     first = parents[0]
-    weights = list(first.weights)
+    count = live.num_plain[0]
+    weights = [*first.weights[:count], *fresh.weights[count:]]
     if len(parents) > 1:
         for index in live.trainable_indices:
             stacked = keras.ops.stack([parent.weights[index] for parent in parents])
@@ -90,27 +94,25 @@ def inherit(
             np.array([(seed + offset) % 2**31, 0]), dtype=live.weight_variables[index].dtype
         )
     _add_noise(weights, live, noise)
-    return MemberState(tuple(weights), _optimizer_state(first, fresh, live, optimizer))
+    slots = _optimizer_state(first, fresh, live, optimizer)
+    return MemberState(tuple(weights), slots, live.num_plain)
 
 
 def _optimizer_state(
     parent: MemberState, fresh: MemberState, live: LiveModel, rule: str
 ) -> tuple[Any, ...]:
-    if rule == "fresh":
-        return fresh.optimizer
-    compatible = len(parent.optimizer) == len(fresh.optimizer) and all(
-        tuple(a.shape) == tuple(b.shape)
-        for a, b in zip(parent.optimizer, fresh.optimizer, strict=True)
+    count = live.num_plain[1]
+    compatible = parent.num_plain[1] == count and all(
+        tuple(old.shape) == tuple(new.shape)
+        for old, new in zip(parent.optimizer[:count], fresh.optimizer[:count], strict=True)
     )
-    if not compatible:
+    if rule == "fresh" or not compatible:
         # Another class of optimizer: its slots mean something else.
         return fresh.optimizer
-    if rule == "inherit":
-        return parent.optimizer
-    kept = set(live.step_counter_indices)
+    kept = set(range(count)) if rule == "inherit" else set(live.step_counter_indices)
     return tuple(
-        old if index in kept else new
-        for index, (old, new) in enumerate(zip(parent.optimizer, fresh.optimizer, strict=True))
+        parent.optimizer[index] if index in kept else new
+        for index, new in enumerate(fresh.optimizer)
     )
 
 

@@ -48,7 +48,7 @@ class ScriptedModel:
     @property
     def state(self) -> MemberState:
         """The state: one weight, and the optimizer's step counter."""
-        return MemberState((self.weight,), (self.steps,))
+        return MemberState((self.weight,), (self.steps,), (1, 1))
 
 
 class ScriptedBlueprint(Blueprint):

@@ -116,9 +116,7 @@ def test_the_arguments_of_a_loss_are_read_at_every_call(make):
 def two_heads(**arguments) -> keras.Model:
     """Outputs "b" (0 for any input, loss 1) and "a" (0 too, loss 4)."""
     inputs = keras.Input((3,))
-    heads = [
-        layers.Dense(1, kernel_initializer="zeros", name=name)(inputs) for name in ("b", "a")
-    ]
+    heads = [layers.Dense(1, kernel_initializer="zeros", name=name)(inputs) for name in ("b", "a")]
     model = keras.Model(inputs, heads)
     model.compile(optimizer="sgd", **arguments)
     return model

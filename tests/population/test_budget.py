@@ -36,12 +36,12 @@ def budget(epochs=None, steps_per_epoch=None, iterations=None, batches_per_itera
         ({"epochs": 1, "steps_per_epoch": 10, "batches_per_iteration": 30}, 1, 30, 10),
         # Nothing given is one epoch.
         ({"steps_per_epoch": 100, "batches_per_iteration": 50}, 2, 50, 50),
-        # Epochs alone: 128 batches, or fewer where there would be fewer than 20 iterations.
+        # Epochs alone: 128 batches, or fewer where there would be fewer than about 20.
         ({"epochs": 10, "steps_per_epoch": 938}, 74, 128, 36),
         ({"epochs": 1, "steps_per_epoch": 2560}, 20, 128, 128),
-        ({"epochs": 1, "steps_per_epoch": 2559}, 21, 127, 19),
+        ({"epochs": 1, "steps_per_epoch": 2559}, 20, 128, 127),
         ({"epochs": 5, "steps_per_epoch": 20}, 20, 5, 5),
-        ({"epochs": 1, "steps_per_epoch": 39}, 39, 1, 1),
+        ({"epochs": 1, "steps_per_epoch": 39}, 20, 2, 1),
         ({"epochs": 1, "steps_per_epoch": 7}, 7, 1, 1),
     ],
 )

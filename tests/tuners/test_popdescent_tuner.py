@@ -18,6 +18,7 @@ from keras_popdescent.errors import (
     ObjectiveError,
     ProjectError,
 )
+from keras_popdescent.strategies import UnitMutation
 from keras_popdescent.tuners.base import BIRTH, INHERITED, PARENT
 
 FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
@@ -457,3 +458,29 @@ def test_tensorboard_is_not_imported(tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_a_layer_of_dropout_more_or_less(tmp_path, data):
+    # The search space of KerasTuner's own introduction: same weights, another number of seeds.
+    def build(hp):
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(8)])
+        if hp.Boolean("dropout"):
+            model.add(keras.layers.Dropout(0.25))
+        model.add(keras.layers.Dense(3))
+        optimizer = hp.Choice("optimizer", ["adam", "sgd", "rmsprop"])
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    strategy = PopDescent(UnitMutation(3.0))
+    tuner = make(build, tmp_path, iterations=6, batches_per_iteration=3, strategy=strategy)
+    tuner.search(*data, batch_size=32, validation_split=0.2, verbose=0)
+    births = tuner.history.births()
+    crossed = [
+        birth
+        for birth in births.values()
+        if birth.parents and birth.values["dropout"] != births[birth.parents[0]].values["dropout"]
+    ]
+    assert crossed
+    assert tuner._blueprint.kinds["dropout"].kind == "rebuild"
+    assert tuner._blueprint.kinds["optimizer"].kind == "rebuild"
+    tuner.get_best_models(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 from typing import Any
 
 from keras_popdescent.callbacks.progress import text
@@ -40,9 +41,9 @@ class NotebookRenderer(PictureRenderer):
         plain = text.plain_line(status) if running else text.summary(status)
         bundle = {"text/html": page(status), "text/plain": text.printable(plain)}
         if self._handle is None:
-            from IPython.display import display
-
-            self._handle = display(bundle, raw=True, display_id=True)
+            # By name: IPython, where it is installed, has types that leave this function untyped.
+            ipython: Any = importlib.import_module("IPython.display")
+            self._handle = ipython.display(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
 
