@@ -35,7 +35,7 @@ CHILD = Offspring(2, (0,), {"rate": 0.4}, NoiseSpec("gaussian", 0.0, 7), "inheri
 
 
 def state(weight, steps):
-    return MemberState((float(weight),), (steps,))
+    return MemberState((float(weight),), (steps,), (1, 1))
 
 
 class Diary(Observer):

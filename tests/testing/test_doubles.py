@@ -73,7 +73,7 @@ def test_what_was_captured_does_not_change():
     before = made.capture(0)
     made.advance([0], 4)
     made.apply([Offspring(0, (1,), {})])
-    assert before == MemberState((0.0,), (4,))
+    assert before == MemberState((0.0,), (4,), (1, 1))
 
 
 @pytest.mark.parametrize(
