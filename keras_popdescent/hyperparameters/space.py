@@ -41,7 +41,12 @@ class TunerDimension(Dimension):
         return float(hp.value_to_prob(value))
 
     def from_unit(self, position: float) -> Value:
-        return _plain(self.hyperparameter.prob_to_value(min(max(position, 0.0), 1.0 - 1e-9)))
+        hp = self.hyperparameter
+        value = _plain(hp.prob_to_value(min(max(position, 0.0), 1.0 - 1e-9)))
+        if isinstance(hp, keras_tuner.engine.hyperparameters.Float):
+            # KerasTuner's arithmetic leaves the bounds by a rounding error.
+            return float(min(max(value, hp.min_value), hp.max_value))
+        return value
 
     @property
     def choices(self) -> tuple[Value, ...] | None:

@@ -128,8 +128,9 @@ class ModelBlueprint(Blueprint):
         multipliers: tuple[str, ...] = (),
         regularization: Regularization = "all",
     ) -> None:
-        self._build = _cloner(source) if isinstance(source, keras.Model) else source
-        example = checked(source if isinstance(source, keras.Model) else self._build())
+        with borrowed_globals(0):
+            self._build = _cloner(source) if isinstance(source, keras.Model) else source
+            example = checked(source if isinstance(source, keras.Model) else self._build())
         self._targets = own_targets(example, mutate)
         self._multipliers = multipliers
         self._regularization = regularization
