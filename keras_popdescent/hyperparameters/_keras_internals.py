@@ -114,6 +114,14 @@ def learning_rate_setting(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def add_momentum_slots(optimizer: Any) -> None:
+    """Give a built SGD or RMSprop the slots that it left out because its momentum was 0."""
+    name = "momentums" if isinstance(optimizer, keras.optimizers.SGD) else "_momentums"
+    if optimizer.built and not getattr(optimizer, name, True):
+        slots = optimizer.add_optimizer_variables(optimizer._trainable_variables, "momentum")
+        setattr(optimizer, name, slots)
+
+
 def sync_from_fit(model: keras.Model) -> None:
     """Within `fit`, bring the model's variables up to date (JAX keeps the state elsewhere)."""
     if keras.backend.backend() == "jax":

@@ -101,6 +101,11 @@ class ScheduleMultiplierHandle(Handle):
 class OptimizerHandle(AttributeHandle):
     """A Python number that the update rule reads."""
 
+    def _install(self, model: keras.Model, scalar: Any) -> None:
+        super()._install(model, scalar)
+        if self.attribute == "momentum" and scalar != 0.0:
+            _keras_internals.add_momentum_slots(self.owner)
+
     def _make_variable(self, model: keras.Model) -> keras.Variable:
         return _optimizer_variable(self.owner, self.static, self.attribute)
 

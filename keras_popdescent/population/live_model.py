@@ -168,12 +168,7 @@ def _build_on(model: keras.Model, batch: Batch) -> None:
             # Eager, so that nothing is traced or compiled for it.
             model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
         else:
-            # Keras would build the optimizer on the way, before its bindings are attached.
-            optimizer, model.optimizer = model.optimizer, None
-            try:
-                model.test_on_batch(*batch)
-            finally:
-                model.optimizer = optimizer
+            model.test_on_batch(*batch)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(
             describe(

@@ -42,7 +42,7 @@ from keras_popdescent.strategies.mutations import (
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 # The width of mutations that served best of 0.1 to 2 (docs/presets.md).
-DEFAULT_WIDTH = 0.3
+DEFAULT_WIDTH = 0.5
 
 
 class PopDescent(Strategy):
@@ -60,7 +60,7 @@ class PopDescent(Strategy):
     `reference()` is what the authors' code does, for meeting the published numbers.
 
     Args:
-        mutation: How hyperparameters move. Defaults to `UnitMutation(0.3)`: in KerasTuner's unit
+        mutation: How hyperparameters move. Defaults to `UnitMutation(0.5)`: in KerasTuner's unit
             space, bounded.
         noise_scale: Standard deviation of the weight noise at strength 1, at least 0; the paper's
             beta_1. Defaults to 0: noise gave no gain (docs/presets.md).

@@ -180,6 +180,37 @@ def test_learning_rate_setting_is_the_variable_or_the_schedule():
     assert _keras_internals.learning_rate_setting(optimizer) is schedule
 
 
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, keras.optimizers.RMSprop])
+def test_an_optimizer_that_was_built_without_momentum_gets_its_slots(make):
+    variables = [keras.Variable(np.ones(2, dtype="float32")) for _ in range(2)]
+    late, early = make(0.1), make(0.1, momentum=0.5)
+    for optimizer in (late, early):
+        optimizer.build(variables)
+    assert len(late.variables) == len(early.variables) - 2
+    late.momentum = 0.5
+    for _ in range(2):  # once is enough, twice does no harm
+        _keras_internals.add_momentum_slots(late)
+        _keras_internals.add_momentum_slots(early)
+    assert len(late.variables) == len(early.variables)
+    results = []
+    for optimizer in (late, early):
+        for variable in variables:
+            variable.assign(np.ones(2, dtype="float32"))
+        for _ in range(3):
+            optimizer.apply([keras.ops.ones(2)] * 2)
+        results.append(keras.ops.convert_to_numpy(variables[1]))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
+
+
+def test_an_optimizer_without_momentum_or_not_built_is_left_alone():
+    adam, unbuilt = keras.optimizers.Adam(), keras.optimizers.SGD()
+    adam.build([keras.Variable(np.ones(2, dtype="float32"))])
+    before = len(adam.variables)
+    for optimizer in (adam, unbuilt):
+        _keras_internals.add_momentum_slots(optimizer)
+    assert len(adam.variables) == before and not unbuilt.built
+
+
 def test_sync_from_fit_shows_the_weights_of_the_last_batch():
     model, seen = compiled(), []
 

@@ -198,7 +198,7 @@ def test_the_other_presets_start_with_the_defaults_and_the_prior(strategy):
 
 def test_default_preset():
     strategy = PopDescent()
-    assert strategy.mutation == UnitMutation(0.3)
+    assert strategy.mutation == UnitMutation(0.5)
     assert (strategy.noise_scale, strategy.noise_kind) == (0.0, "relative")
     assert strategy.optimizer_state == "inherit"
     assert strategy.training == TrainingPlan("own", 1)
