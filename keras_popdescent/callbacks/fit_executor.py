@@ -23,7 +23,7 @@ from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import MemberState, capture, inherit, restore
-from keras_popdescent.strategies.base import Offspring, ScoringPlan
+from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 
@@ -145,6 +145,7 @@ class FitExecutor(Executor):
         num_batches: int,
         *,
         batch_size: int | None = None,
+        plan: TrainingPlan | None = None,
         score: bool = True,
     ) -> list[Report]:
         raise NotImplementedError("`fit` trains the members.")

@@ -28,7 +28,7 @@ from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import MemberState, capture, inherit, restore
 from keras_popdescent.population.state import to_numpy as state_to_numpy
-from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.base import Offspring, TrainingPlan
 from keras_popdescent.strategies.space import Values
 
 # Compiled models kept for structures that no member has at present.
@@ -77,13 +77,14 @@ class SequentialExecutor(Executor):
         num_batches: int,
         *,
         batch_size: int | None = None,
+        plan: TrainingPlan | None = None,
         score: bool = True,
     ) -> list[Report]:
         setup = self._setup
         training = setup.data.training
         default = training.batch_size or 0
         sizes = [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
-        feeds = training.take(list(slots), num_batches, setup.training, sizes)
+        feeds = training.take(list(slots), num_batches, plan or setup.training, sizes)
         self._sampler.next_iteration()
         return [self._advance_one(s, f, score) for s, f in zip(slots, feeds, strict=True)]
 

@@ -116,6 +116,7 @@ class Executor(ABC):
         num_batches: int,
         *,
         batch_size: int | None = None,
+        plan: TrainingPlan | None = None,
         score: bool = True,
     ) -> list[Report]:
         """Train the members in `slots` on `num_batches` batches each, and score them.
@@ -124,6 +125,7 @@ class Executor(ABC):
             slots: The members that train.
             num_batches: Batches for each of them.
             batch_size: Samples a batch; None for the members' own.
+            plan: Which batches; None for the setup's plan.
             score: Whether they are scored too.
         """
 

@@ -169,7 +169,7 @@ def _build_on(model: keras.Model, batch: Batch) -> None:
             model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
         else:
             model.test_on_batch(*batch)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except _data_errors() as error:
         raise DataError(
             describe(
                 "The model does not take the data.",
@@ -179,6 +179,16 @@ def _build_on(model: keras.Model, batch: Batch) -> None:
             )
         ) from error
     model.reset_metrics()
+
+
+def _data_errors() -> tuple[type[Exception], ...]:
+    """Return what a model raises that does not take its data."""
+    errors = (ValueError, TypeError, KeyError, IndexError)
+    if keras.backend.backend() != "tensorflow":
+        return errors
+    import tensorflow as tf
+
+    return (*errors, tf.errors.InvalidArgumentError)
 
 
 def _swap_functions(variables: list[keras.Variable]) -> tuple[Any, Any]:

@@ -369,6 +369,7 @@ class Loop:
                 slots,
                 plan.batches or self.settings.batches_per_iteration,
                 batch_size=plan.batch_size,
+                plan=replace(self.strategy.training, passes=plan.passes),
                 score=round_ == plan.rounds - 1,
             )
             if round_ < plan.rounds - 1:

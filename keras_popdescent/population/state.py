@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population.live_model import LiveModel
 
@@ -28,11 +29,13 @@ class MemberState:
             seed states and live scalars.
         optimizer: Tensors of the optimizer's variables: its own, then live scalars.
         num_plain: How many of `weights` and of `optimizer` are the model's own.
+        optimizer_class: Class of the optimizer, whose slots mean something in no other.
     """
 
     weights: tuple[Any, ...]
     optimizer: tuple[Any, ...]
     num_plain: tuple[int, int]
+    optimizer_class: str = ""
 
     def num_bytes(self) -> int:
         """Return the size of the state in bytes."""
@@ -43,7 +46,10 @@ def capture(live: LiveModel) -> MemberState:
     """Return the state that is in a live model now."""
     tensors = live.read_variables()
     split = len(live.weight_variables)
-    return MemberState(tuple(tensors[:split]), tuple(tensors[split:]), live.num_plain)
+    optimizer_class = type(inner_optimizer(live.model)).__name__
+    return MemberState(
+        tuple(tensors[:split]), tuple(tensors[split:]), live.num_plain, optimizer_class
+    )
 
 
 def restore(live: LiveModel, state: MemberState) -> None:
@@ -95,19 +101,16 @@ def inherit(
         )
     _add_noise(weights, live, noise)
     slots = _optimizer_state(first, fresh, live, optimizer)
-    return MemberState(tuple(weights), slots, live.num_plain)
+    return MemberState(tuple(weights), slots, live.num_plain, fresh.optimizer_class)
 
 
 def _optimizer_state(
     parent: MemberState, fresh: MemberState, live: LiveModel, rule: str
 ) -> tuple[Any, ...]:
     count = live.num_plain[1]
-    compatible = parent.num_plain[1] == count and all(
-        tuple(old.shape) == tuple(new.shape)
-        for old, new in zip(parent.optimizer[:count], fresh.optimizer[:count], strict=True)
-    )
-    if rule == "fresh" or not compatible:
-        # Another class of optimizer: its slots mean something else.
+    # A momentum that was 0 when the optimizer was built leaves fewer slots.
+    same = (parent.optimizer_class, parent.num_plain[1]) == (fresh.optimizer_class, count)
+    if rule == "fresh" or not same:
         return fresh.optimizer
     kept = set(range(count)) if rule == "inherit" else set(live.step_counter_indices)
     return tuple(

@@ -86,11 +86,13 @@ class ClosingPlan:
         rounds: Rounds of training, each on new batches; 0 for none.
         batches: Batches a round; None for the population's `batches_per_iteration`.
         batch_size: Samples a batch; None for the population's own.
+        passes: How many times a round passes over its batches.
     """
 
     rounds: int = 0
     batches: int | None = None
     batch_size: int | None = None
+    passes: int = 1
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from keras_popdescent.strategies.base import (
     Offspring,
     PopulationView,
     Strategy,
+    TrainingPlan,
 )
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -129,18 +130,20 @@ class ScriptedExecutor(Executor):
         num_batches: int,
         *,
         batch_size: int | None = None,
+        plan: TrainingPlan | None = None,
         score: bool = True,
     ) -> list[Report]:
         self.advances.append(Advance(tuple(slots), num_batches, batch_size, score))
-        return [self._advance_one(slot, num_batches, score) for slot in slots]
+        steps = num_batches * (plan or self._setup.training).passes
+        return [self._advance_one(slot, steps, score) for slot in slots]
 
-    def _advance_one(self, slot: int, num_batches: int, score: bool) -> Report:
+    def _advance_one(self, slot: int, num_steps: int, score: bool) -> Report:
         model, hooks = self._models[slot], self._setup.hooks
         value = self._score(slot) if score else float("nan")
         logs = {self._setup.objective.name: value} if score else {}
         if hooks is not None:
             hooks.train_begin(slot, model)
-        steps = self._train(slot, num_batches * self._setup.training.passes, logs)
+        steps = self._train(slot, num_steps, logs)
         if hooks is not None:
             hooks.train_end(slot, model, steps, logs)
         return Report(slot, value, logs, steps)

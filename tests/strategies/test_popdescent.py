@@ -276,7 +276,7 @@ def test_config_says_all_that_was_chosen():
         "optimizer_state": "fresh_slots",
         "training": {"batches": "subset", "passes": 2},
         "scoring": {"sample": "own", "num_samples": 640},
-        "closing": {"rounds": 5, "batches": 64, "batch_size": 128},
+        "closing": {"rounds": 5, "batches": 64, "batch_size": 128, "passes": 1},
         "keep_best": False,
         "regularization": "first",
     }
