@@ -1,4 +1,4 @@
-"""`python -m reproduce`: data, run.
+"""`python -m reproduce`: data, run, report.
 
 python -m reproduce data
 python -m reproduce run table1 --dataset cifar10 --regularization without --seeds 5 15 24
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from reproduce import data, table1
+from reproduce import data, report, table1
 
 
 def main() -> None:
@@ -23,7 +23,11 @@ def main() -> None:
     run.add_argument("--method", choices=list(table1.METHODS), default="popdescent")
     run.add_argument("--seeds", type=int, nargs="+", default=list(table1.SEEDS))
     run.add_argument("--smoke", action="store_true", help="a small slice, to see that all runs")
+    commands.add_parser("report", help="write RESULTS.md from the results")
     arguments = parser.parse_args()
+    if arguments.command == "report":
+        print(report.write())
+        return
     if arguments.command == "data":
         for name in data.CHECKSUMS:
             arrays = data.load(name)

