@@ -122,7 +122,10 @@ class PopulationTuner(keras_tuner.Tuner):
         **kwargs: Any,
     ) -> None:
         check_sizes(population_size, num_elites)
-        limit = oracle.max_trials
+        limit = self.max_births = oracle.max_trials
+        if limit is not None:
+            # Each execution has as many births: RandomSearch trains so many models, too.
+            oracle.max_trials = limit * int(kwargs.get("executions_per_trial", 1))
         # More members than may ever be born cannot be.
         self.population_size = population_size if limit is None else min(population_size, limit)
         default = default_elites(self.population_size)
@@ -357,31 +360,30 @@ class _Run(Observer):
         """Make the loop, and return the first members' values."""
         tuner, objective = self.tuner, self.tuner._objective()
         blueprint = tuner._blueprint or tuner._make_blueprint(None)
-        limit = self.oracle.max_trials
-        born = len(self.oracle.trials)
-        if limit is not None and limit - born < 1:
-            raise ProjectError(
-                describe(
-                    "No more trials may be born in this project.",
-                    fix="Pass `overwrite=True`, another `project_name`, or a larger `max_trials`.",
-                    max_trials=limit,
-                    trials=born,
+        total, born = self.oracle.max_trials, len(self.oracle.trials)
+        limit = None
+        if total is not None and tuner.max_births is not None:
+            limit = min(tuner.max_births, total - born)
+            if limit < 1:
+                raise ProjectError(
+                    describe(
+                        "No more trials may be born in this project.",
+                        fix="Pass `overwrite=True`, another `project_name`, or a larger "
+                        "`max_trials`.",
+                        max_trials=tuner.max_births,
+                        trials=born,
+                    )
                 )
-            )
-        size = tuner.population_size if limit is None else min(tuner.population_size, limit - born)
+        size = tuner.population_size if limit is None else min(tuner.population_size, limit)
         settings = Settings(
             population_size=size,
             num_elites=min(tuner.num_elites, size),
             iterations=budget.iterations,
             batches_per_iteration=budget.batches_per_iteration,
             last_batches=budget.last_batches,
-            max_births=None if limit is None else limit - born,
+            max_births=limit,
             num_kept=tuner.population_size,
         )
-        name = "history.jsonl" if self.number == 0 else f"history_{self.number}.jsonl"
-        path = os.path.join(tuner.project_dir, name)
-        if os.path.exists(path) and not born:
-            os.remove(path)
         self.loop = Loop(
             self._executor,
             tuner.strategy,
@@ -389,7 +391,7 @@ class _Run(Observer):
             objective,
             settings,
             self._rng,
-            History(objective.name, objective.direction, path),
+            History(objective.name, objective.direction, _history_path(tuner.project_dir)),
         )
         drawn = self.loop.first_values(tuner.initial_hyperparameters)
         return [blueprint.complete(values) for values in drawn]
@@ -459,3 +461,12 @@ class _Run(Observer):
             trial.status = TrialStatus.FAILED
             trial.message = "The member never had a finite score."
         self.tuner.on_trial_end(trial)
+
+
+def _history_path(folder: str) -> str:
+    """Return a file for a history: `history.jsonl`, or a numbered one where that is there."""
+    number, path = 0, os.path.join(folder, "history.jsonl")
+    while os.path.exists(path):
+        number += 1
+        path = os.path.join(folder, f"history_{number}.jsonl")
+    return path

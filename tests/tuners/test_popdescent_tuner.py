@@ -9,7 +9,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_popdescent import PopDescent, PopDescentTuner
+from keras_popdescent import History, PopDescent, PopDescentTuner
 from keras_popdescent.errors import (
     ArgumentError,
     DataError,
@@ -175,6 +175,23 @@ def test_executions_are_independent_populations(build, tmp_path, data):
     assert (Path(tuner.project_dir) / "history_1.jsonl").exists()
     best = min(t.score for t in tuner.oracle.trials.values())
     assert tuner.history.best()[1] == pytest.approx(best)
+
+
+def test_each_execution_has_max_trials(build, tmp_path, data):
+    # As public notebooks have it: so many trials, each executed twice.
+    tuner = make(build, tmp_path, max_trials=7, executions_per_trial=2)
+    tuner.search(*data, **FIT)
+    assert len(tuner.oracle.trials) == 14
+    assert tuner.remaining_trials == 0
+
+
+def test_searches_of_one_project_have_histories_of_their_own(build, tmp_path, data):
+    for _ in range(2):
+        tuner = make(build, tmp_path, population_size=2)
+        tuner.search(*data, **{**FIT, "epochs": 1})
+        path = tuner.history.path
+        assert lineage(History.load(path)) == lineage(tuner.history)
+    assert path.name == "history_1.jsonl"
 
 
 def test_one_seed_one_search(build, tmp_path, data):
