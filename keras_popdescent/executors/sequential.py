@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.executors.scoring import ValidationSampler
 from keras_popdescent.executors.stepping import Stepper, make_stepper
 from keras_popdescent.executors.verify import verify_bindings
@@ -150,6 +151,8 @@ class SequentialExecutor(Executor):
             return stage.stepper.logs()
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
+        for child in offspring:
+            self._check_shapes(child)
         # Parents first: one may be replaced in the same iteration.
         states = list(self._states)
         groups = list(self._groups)
@@ -170,6 +173,21 @@ class SequentialExecutor(Executor):
             self._newborn.add(child.slot)
             if self._resident == child.slot:
                 self._resident = None
+
+    def _check_shapes(self, child: Offspring) -> None:
+        """Refuse a child whose weights would have other shapes than those that it is to copy."""
+        for parent in child.parents:
+            own = self._values[parent]
+            for name in self._setup.blueprint.space.names("structural"):
+                if child.values[name] != own[name]:
+                    raise ArgumentError(
+                        describe(
+                            f"A child was given another `{name}`, which decides shapes of weights.",
+                            "Expected the parent's, whose weights it copies.",
+                            child=child.values[name],
+                            parent=own[name],
+                        )
+                    )
 
     def capture(self, slot: int) -> MemberState:
         return self._states[slot]
@@ -197,32 +215,34 @@ class SequentialExecutor(Executor):
         return live.read_values(list(self._values[slot]))
 
     def snapshot(self) -> dict[str, Any]:
+        training = self._setup.data.training
         return {
             "values": [dict(values) for values in self._values],
-            "states": [state_to_numpy(state) for state in self._states],
+            "states": [dict(vars(state_to_numpy(state))) for state in self._states],
             "groups": list(self._groups),
-            "counters": {group: int(value) for group, value in self._counters.items()},
+            "counters": [[group, int(value)] for group, value in self._counters.items()],
             "newborn": sorted(self._newborn),
             "sampler": self._sampler.get_state(),
+            # A data set of batches cannot be asked where it is.
+            "training": training.get_state() if isinstance(training, ArrayBatches) else None,
             "spawned": self._seeds.n_children_spawned,
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         self._values = [dict(values) for values in snapshot["values"]]
-        self._states = [
-            replace(
-                state,
-                weights=tuple(keras.ops.convert_to_tensor(array) for array in state.weights),
-                optimizer=tuple(keras.ops.convert_to_tensor(array) for array in state.optimizer),
-            )
-            for state in snapshot["states"]
-        ]
+        self._states = [_to_device(MemberState(**state)) for state in snapshot["states"]]
         self._groups = list(snapshot["groups"])
-        self._counters = {int(group): value for group, value in snapshot["counters"].items()}
+        self._counters = dict(snapshot["counters"])
         self._newborn = set(snapshot["newborn"])
         self._sampler.set_state(snapshot["sampler"])
-        missing = snapshot["spawned"] - self._seeds.n_children_spawned
-        self._seeds.spawn(max(missing, 0))
+        training = self._setup.data.training
+        if isinstance(training, ArrayBatches):
+            training.set_state(snapshot["training"])
+        self._seeds = np.random.SeedSequence(
+            self._seeds.entropy,
+            spawn_key=self._seeds.spawn_key,
+            n_children_spawned=snapshot["spawned"],
+        )
         self._resident = None
 
     def close(self) -> None:
@@ -254,8 +274,9 @@ class SequentialExecutor(Executor):
         setup = self._setup
         key = setup.blueprint.structure_key(values)
         if key not in self._stages:
-            seed = integer_seed(self._seeds.spawn(1)[0])
-            live = LiveModel(setup.blueprint, values, seed, setup.data.training.first_batch())
+            # Whatever its seed: members bring their own weights. None is spawned, because a search
+            # that was resumed may build its models in another order.
+            live = LiveModel(setup.blueprint, values, 0, setup.data.training.first_batch())
             self._stages[key] = _Stage(live, capture(live))
             self._drop_idle_models(keep=key)
         self._stages.move_to_end(key)
@@ -311,6 +332,18 @@ def _reported(model: keras.Model) -> list[str]:
 
 def _live_ids(live: LiveModel) -> set[int]:
     return {id(handle.variable) for handle in live.handles}
+
+
+def _to_device(state: MemberState) -> MemberState:
+    def convert(arrays: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(keras.ops.convert_to_tensor(array) for array in arrays)
+
+    return replace(
+        state,
+        weights=convert(state.weights),
+        optimizer=convert(state.optimizer),
+        num_plain=(state.num_plain[0], state.num_plain[1]),
+    )
 
 
 def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:

@@ -137,7 +137,7 @@ class ModelBlueprint(Blueprint):
         self.space = SearchSpace([dimension for dimension, _ in self._targets.values()])
 
     def build(self, values: Values) -> keras.Model:
-        model = self._build()
+        model = checked(self._build())
         own = {
             path: float(values[name]) * factor
             for name, (_, targets) in self._targets.items()

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data.batch import Batch
+from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.space import Values
@@ -44,14 +45,12 @@ def _copy_optimizer(model: keras.Model, state: MemberState) -> None:
     rate = float(keras.ops.convert_to_numpy(own)) if isinstance(own, keras.Variable) else None
     targets = model.optimizer.variables
     tensors = state.optimizer[: state.num_plain[1]]
-    same = len(targets) == len(tensors) and all(
-        tuple(target.shape) == tuple(tensor.shape)
-        for target, tensor in zip(targets, tensors, strict=True)
-    )
-    if not same:
-        # A momentum of exactly 0 has no slots in a plain optimizer: nothing is lost with them.
-        return
-    for target, tensor in zip(targets, tensors, strict=True):
+    if len(targets) < len(tensors):
+        # A momentum of exactly 0 has no slots in a plain optimizer. They come last, except in a
+        # centered RMSprop: there only step counter and rate are sure to be the same.
+        centered = getattr(inner_optimizer(model), "centered", False)
+        tensors = tensors[: 2 if centered else len(targets)]
+    for target, tensor in zip(targets, tensors, strict=False):
         target.assign(_array(tensor))
     if rate is not None:
         model.optimizer.learning_rate = rate
