@@ -115,7 +115,7 @@ def classify(
             else:
                 seen.append((fingerprints[reference], result))
         found[name] = _compare(name, seen)
-    return _separate(found)
+    return separate(found)
 
 
 def single_targets(
@@ -205,7 +205,7 @@ def _factor(path: str, observed: Sequence[tuple[Any, Fingerprint]]) -> float | N
     return 1.0 if np.isclose(ratios[0], 1.0, rtol=1e-6) else ratios[0]
 
 
-def _separate(found: dict[str, Classification]) -> dict[str, Classification]:
+def separate(found: dict[str, Classification]) -> dict[str, Classification]:
     """Mark hyperparameters that share a handle: what it becomes depends on all of them."""
     owners: dict[str, list[str]] = {}
     for name, classification in found.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ from keras_popdescent.hyperparameters import (
     find_handles,
 )
 from keras_popdescent.hyperparameters.binding import PenaltyBinding
-from keras_popdescent.hyperparameters.classify import fingerprint, single_targets
+from keras_popdescent.hyperparameters.classify import fingerprint, separate, single_targets
+from keras_popdescent.hyperparameters.handle import Handle
 from keras_popdescent.hyperparameters.space import (
     TunerDimension,
     fixed_values,
@@ -39,7 +41,7 @@ from keras_popdescent.population.blueprint import (
 )
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
-from keras_popdescent.strategies.space import Kind, SearchSpace, Values
+from keras_popdescent.strategies.space import Kind, SearchSpace, Value, Values
 
 KINDS: tuple[Kind, ...] = ("live", "rebuild", "structural")
 # What a user may bind a hyperparameter to: a kind, the path of a handle, or a binding's maker.
@@ -93,7 +95,7 @@ class TunerBlueprint(Blueprint):
         self.space = SearchSpace([*space, *(dimension for dimension, _ in self._implicit.values())])
         # structure -> targets of its live hyperparameters
         self._targets: dict[Hashable, dict[str, Classification]] = {
-            self.structure_key(self.space.defaults()): self.kinds
+            super().structure_key(self.space.defaults()): self.kinds
         }
 
     @property
@@ -103,17 +105,30 @@ class TunerBlueprint(Blueprint):
 
     def build(self, values: Values) -> keras.Model:
         model = self._build_plain(values)
-        own = {
-            path: float(values[name]) * factor
-            for name, targets in self._implicit_targets(model).items()
-            if name in values
-            for path, factor in targets
-        }
+        handles = find_handles(model)
+        own: dict[str, float] = {}
+        for name in self._implicit:
+            if name in values:
+                scale = float(values[name]) / _own_value(name, handles, 1.0)
+                own.update({p: handles[p].static * scale for p in _implicit_paths(name, handles)})
+        for name, override in self._overrides.items():
+            if isinstance(override, str) and override in handles:
+                own[override] = float(values[name])
         set_plain(model, own)
         return model
 
+    def structure_key(self, values: Values) -> Hashable:
+        key = super().structure_key(values)
+        # Live by default, but not in this structure: there, another value is another model.
+        apart = [
+            (name, values[name])
+            for name, found in self._targets_for(values).items()
+            if self.kinds[name].kind == "live" and found.kind == "rebuild"
+        ]
+        return (key, *apart) if apart else key
+
     def bindings(self, values: Values) -> dict[str, Binding]:
-        bound = self._implicit_bindings()
+        bound = self._implicit_bindings(values)
         for name, found in self._targets_for(values).items():
             if found.kind == "live" and found.targets and not found.computed:
                 bound[name] = HandleBinding(name, found.targets)
@@ -140,12 +155,14 @@ class TunerBlueprint(Blueprint):
         """Fill in the implicit values: those that the model of these values has by itself."""
         if not self._implicit:
             return values
-        plain = {name: value for name, value in values.items() if name not in self._implicit}
-        own = own_targets(self._probe(plain), ("learning_rate", "l2"))
-        return {
-            **values,
-            **{n: own[n][0].default for n in self._implicit if n in own},
+        handles = find_handles(
+            self._probe({n: v for n, v in values.items() if n not in self._implicit})
+        )
+        own = {
+            name: _own_value(name, handles, dimension.default)
+            for name, (dimension, _) in self._implicit.items()
         }
+        return {**values, **own}
 
     def _build_plain(self, values: Values) -> keras.Model:
         hp = self._hyperparameters.copy()
@@ -201,7 +218,7 @@ class TunerBlueprint(Blueprint):
 
     def _targets_for(self, values: Values) -> dict[str, Classification]:
         """Return the live targets in the model of these values: other layers, other targets."""
-        key = self.structure_key(values)
+        key = super().structure_key(values)
         if key not in self._targets:
             before = fingerprint(self._probe(values))
             again: dict[str, Classification] = {}
@@ -213,40 +230,54 @@ class TunerBlueprint(Blueprint):
                         for value in probes
                     ]
                     again[name] = single_targets(name, (dict(values), before), moved)
+                    _refuse_structural(name, again[name], values)
                 else:
                     again[name] = found
-            self._targets[key] = again
+            self._targets[key] = separate(again)
         return self._targets[key]
 
-    def _implicit_bindings(self) -> dict[str, Binding]:
+    def _implicit_bindings(self, values: Values) -> dict[str, Binding]:
         bound: dict[str, Binding] = {}
         for name, (dimension, targets) in self._implicit.items():
             if name in (L2, L2_MULTIPLIER):
-                bound[name] = PenaltyBinding(float(dimension.default))
+                # The model is built for these values: its coefficients are its own under them.
+                bound[name] = PenaltyBinding(float(values.get(name, dimension.default)))
             else:
                 bound[name] = HandleBinding(name, targets)
         return bound
 
-    def _implicit_targets(self, model: keras.Model) -> dict[str, tuple[tuple[str, float], ...]]:
-        if not self._implicit:
-            return {}
-        handles = find_handles(model)
-        targets: dict[str, tuple[tuple[str, float], ...]] = {}
-        for name, (dimension, own) in self._implicit.items():
-            if name in (L2, L2_MULTIPLIER):
-                targets[name] = tuple(
-                    (path, handle.static / float(dimension.default))
-                    for path, handle in handles.items()
-                    if path.endswith((".l1", ".l2")) and handle.static > 0.0
-                )
-            else:
-                targets[name] = own
-        return targets
+
+def _implicit_paths(name: str, handles: Mapping[str, Handle]) -> list[str]:
+    """Return the paths of what an implicit hyperparameter moves in a model."""
+    if name in (L2, L2_MULTIPLIER):
+        return [p for p, h in handles.items() if p.endswith((".l1", ".l2")) and h.static > 0.0]
+    path = name.replace("popdescent/", "optimizer.")
+    return [path] if path in handles else []
+
+
+def _own_value(name: str, handles: Mapping[str, Handle], otherwise: Value) -> float:
+    """Return the value of an implicit hyperparameter at which a plain model is as it was built."""
+    paths = _implicit_paths(name, handles)
+    if name == L2_MULTIPLIER or not paths:
+        return float(otherwise) if not paths else 1.0
+    return handles[paths[0]].static
+
+
+def _refuse_structural(name: str, found: Classification, values: Values) -> None:
+    if found.kind == "structural":
+        raise BindingError(
+            describe(
+                f"`{name}` is live by default, but decides shapes of weights beside other values.",
+                fix=f'Declare it with `bindings={{"{name}": "structural"}}`.',
+                values=dict(values),
+            )
+        )
 
 
 def _own_binding(name: str, override: UserBinding) -> Binding | None:
     if isinstance(override, Binding):
-        return override
+        # Each model has one of its own; the given one is never attached.
+        return copy.deepcopy(override)
     if isinstance(override, str):
         return None if override in KINDS else HandleBinding(name, ((override, 1.0),))
     return override()

@@ -204,6 +204,23 @@ def test_a_data_set_of_batches(plain):
     assert reports[1].gradient_steps == 2
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data is TensorFlow's.")
+def test_a_tf_data_set(plain):
+    import tensorflow as tf
+
+    def dataset(first, last):
+        return tf.data.Dataset.from_tensor_slices((X[first:last], Y[first:last])).batch(8)
+
+    tensors = prepare(dataset(0, 40), validation_data=dataset(40, 60))
+    batches = prepare(Batches(8), validation_data=Batches(8, 40, 60), shuffle=False)
+    reports = []
+    for data in (tensors, batches):
+        executor = start(plain, [{RATE: 0.05}], data)
+        # Over the end of the data set, which starts anew.
+        reports.append([executor.advance([0], 4)[0].score for _ in range(2)])
+    assert reports[0] == pytest.approx(reports[1], rel=1e-6)
+
+
 def test_a_model_whose_weights_appear_with_the_first_batch():
     class Own(keras.Model):
         def __init__(self):

@@ -61,14 +61,6 @@ class Shared(SequentialExecutor):
 
 
 BROKEN = {
-    SequentialExecutor: {
-        "test_parents_are_read_before_anything_is_written": True,
-        "test_a_child_trains_with_its_own_values": True,
-        "test_members_are_compared_by_their_fit_alone": True,
-        "test_a_snapshot_can_be_gone_back_to": True,
-        "test_one_member_trains_as_plain_keras_does": True,
-        "test_an_exported_model_is_plain_and_independent": True,
-    },
     OneByOne: {"test_parents_are_read_before_anything_is_written": False},
     NoValues: {"test_a_child_trains_with_its_own_values": False},
     Penalised: {"test_members_are_compared_by_their_fit_alone": False},
