@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from keras_popdescent.errors import ArgumentError, PopDescentError, describe
 from keras_popdescent.history import History
 from keras_popdescent.hyperparameters._keras_internals import sync_from_fit
 from keras_popdescent.operators.fitness import Direction
+from keras_popdescent.population.budget import MIN_ITERATIONS, PAPER_BATCHES
 from keras_popdescent.population.executor import Report, Setup
 from keras_popdescent.population.loop import Loop, Settings
 from keras_popdescent.population.objective import Objective, objective_of
@@ -48,7 +50,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         population_size: Number of members, at least 1. Defaults to 5.
         num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
             to three fifths of the population, the paper's 3 of 5.
-        batches_per_iteration: Batches of a member's turn. Defaults to 128, the paper's.
+        batches_per_iteration: Batches of a member's turn. Defaults to the paper's 128, or fewer
+            where `fit` would otherwise hold fewer than about 20 iterations.
         mutate: Which of the model's own values are mutated around where they are: from
             `"learning_rate"` (or a multiplier on its schedule), `"l2"` (all L1 and L2
             coefficients), and paths of other live scalars, as `find_handles` lists them.
@@ -87,7 +90,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self,
         population_size: int = 5,
         num_elites: int | None = None,
-        batches_per_iteration: int = 128,
+        batches_per_iteration: int | None = None,
         mutate: Sequence[str] = ("learning_rate", "l2"),
         *,
         validation_data: Any = None,
@@ -100,7 +103,7 @@ class PopDescentCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_sizes(population_size, num_elites)
-        if int(batches_per_iteration) < 1:
+        if batches_per_iteration is not None and int(batches_per_iteration) < 1:
             raise ArgumentError(
                 describe(
                     "A member's turn has at least one batch.",
@@ -110,8 +113,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         self.population_size = int(population_size)
         default = default_elites(self.population_size)
         self.num_elites = default if num_elites is None else int(num_elites)
-        self.batches_per_iteration = int(batches_per_iteration)
-        self.mutate = tuple(mutate)
+        self.batches_per_iteration = batches_per_iteration
+        self.mutate = (mutate,) if isinstance(mutate, str) else tuple(mutate)
         self.strategy = PopDescent() if strategy is None else strategy
         if self.strategy.multipliers:
             raise ArgumentError(
@@ -137,6 +140,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._seed = np.random.SeedSequence(seed)
         self._verbose = verbose
         self._loop: Loop | None = None
+        self._finished = False
 
     @property
     def history(self) -> History:
@@ -157,13 +161,14 @@ class PopDescentCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the model live, and give every member its state."""
-        self._loop = None
+        self._loop, self._finished = None, False
         if self.model.built or self._validation is not None:
             self._start()
 
     def _start(self) -> None:
         model = self.model
         rng_seed, executor_seed = self._seed.spawn(2)
+        self._turn, iterations = self._plan()
         self._executor = FitExecutor(
             model,
             self.mutate if self.strategy.implicit else (),
@@ -181,8 +186,8 @@ class PopDescentCallback(keras.callbacks.Callback):
             Settings(
                 self.population_size,
                 self.num_elites,
-                self._num_iterations(),
-                self.batches_per_iteration,
+                iterations,
+                self._turn,
             ),
             np.random.default_rng(rng_seed),
             History(self.objective.name, self.objective.direction),
@@ -215,7 +220,7 @@ class PopDescentCallback(keras.callbacks.Callback):
             self._start()
             return
         self._batches += 1
-        if self._batches < self.batches_per_iteration:
+        if self._batches < self._turn:
             return
         sync_from_fit(self.model)
         self._end_turn(dict(logs or {}))
@@ -228,8 +233,17 @@ class PopDescentCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the best member in the model, and the model a plain Keras model."""
-        if self._loop is None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Do what the end of `fit` does; call it after a `fit` that was interrupted.
+
+        Keras calls no callback when Ctrl-C or an error ends `fit`: the model then still holds
+        whoever was in training, and live scalars, with which it cannot be saved.
+        """
+        if self._loop is None or self._finished:
             return
+        self._finished = True
         loop = self._loop
         sync_from_fit(self.model)
         self._executor.swap_out(self._slot)
@@ -253,12 +267,22 @@ class PopDescentCallback(keras.callbacks.Callback):
         score = self.objective.score(reported)
         self._reports.append(Report(self._slot, score, reported, self._batches))
 
-    def _num_iterations(self) -> int:
+    def _plan(self) -> tuple[int, int]:
+        """Return the batches of a turn and the number of iterations."""
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if not epochs or not steps:
-            return _ENDLESS
-        turn = self.population_size * self.batches_per_iteration
-        return max(int(epochs) * int(steps) // turn, 1)
+            return self.batches_per_iteration or PAPER_BATCHES, _ENDLESS
+        # Each member's share of the batches that `fit` has.
+        share = int(epochs) * int(steps) // self.population_size
+        few = min(PAPER_BATCHES, max(share // MIN_ITERATIONS, 1))
+        turn = self.batches_per_iteration or few
+        if share < turn:
+            warnings.warn(
+                f"`fit` has {share * self.population_size} batches: not one turn of {turn} for "
+                f"each of {self.population_size} members. Nobody will be replaced.",
+                stacklevel=2,
+            )
+        return turn, max(share // turn, 1)
 
     def _retrace(self) -> None:
         self.model.make_train_function(force=True)

@@ -94,14 +94,16 @@ class SequentialExecutor(Executor):
         stage = self._swap_in(slot)
         hooks = self._setup.hooks
         if hooks is not None:
-            hooks.train_begin(slot, stage.live.model)
+            with stage.live.plain():
+                hooks.train_begin(slot, stage.live.model)
         stage.stepper.reset()
         steps = self._train(slot, stage, feed)
         logs = stage.stepper.logs()
         if score and self._setup.data.validation is not None:
             logs.update({f"val_{k}": v for k, v in self._score(slot, stage).items()})
         if hooks is not None:
-            hooks.train_end(slot, stage.live.model, steps, logs)
+            with stage.live.plain():
+                hooks.train_end(slot, stage.live.model, steps, logs)
         self._states[slot] = capture(stage.live)
         self._share_counter(slot, stage)
         value = self._setup.objective.score(logs) if score else float("nan")
@@ -194,7 +196,8 @@ class SequentialExecutor(Executor):
 
     def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:
         stage = self._swap_in(slot)
-        action(stage.live.model)
+        with stage.live.plain():
+            action(stage.live.model)
         self._states[slot] = capture(stage.live)
 
     def feed(self, data: SearchData) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keras_popdescent.executors.sequential import _Stage
 
 # The second step shows what acts through the slots of the optimizer only (momentum, betas).
-_STEPS = 2
+_MIN_STEPS = 2
 
 
 def verify_bindings(stage: _Stage, setup: Setup) -> None:
@@ -82,14 +82,17 @@ def _probe_writers(name: str, binding: Binding, setup: Setup) -> Any:
 def _train(stage: _Stage, setup: Setup) -> MemberState:
     stage.stepper.reset()
     training = setup.data.training
+    # An optimizer that accumulates gradients updates only then.
+    accumulated = getattr(stage.live.model.optimizer, "gradient_accumulation_steps", None)
+    steps = max(_MIN_STEPS, 2 * int(accumulated or 0))
     if isinstance(training, ArrayBatches):
         if stage.training is None:
             stage.training = stage.stepper.load(training.arrays)
         size = min(training.batch_size, training.num_samples)
-        rows = np.arange(_STEPS * size, dtype=np.int32) % training.num_samples
-        stage.stepper.train_indices(stage.training, [rows.reshape(_STEPS, size)])
+        rows = np.arange(steps * size, dtype=np.int32) % training.num_samples
+        stage.stepper.train_indices(stage.training, [rows.reshape(steps, size)])
     else:
-        for _ in range(_STEPS):
+        for _ in range(steps):
             stage.stepper.train_batch(training.first_batch())
     return to_numpy(capture(stage.live))
 

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
+
+# Where Keras keeps its counters of automatic names.
+_NAMES = "object_name_uids"
 
 
 def flatten_layers(model: keras.Model) -> list[keras.Layer]:
@@ -31,6 +35,21 @@ def flatten_layers(model: keras.Model) -> list[keras.Layer]:
 
 
 @contextmanager
+def fresh_names() -> Iterator[None]:
+    """Within the block, automatic names count from the beginning, as in a first build.
+
+    Keras numbers layers and metrics over a whole process: the second model's `AUC()` is called
+    `auc_1`, and no objective would find it.
+    """
+    held = global_state.get_global_attribute(_NAMES)
+    global_state.set_global_attribute(_NAMES, None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_NAMES, held)
+
+
+@contextmanager
 def unlocked(layer: keras.Layer) -> Iterator[None]:
     """Let a built layer take new state, as Keras itself does to quantize a layer."""
     was_locked = layer._tracker.locked
@@ -40,6 +59,12 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
     finally:
         if was_locked:
             layer._tracker.lock()
+
+
+def track(layer: keras.Layer, variable: keras.Variable) -> None:
+    """Make a variable part of a layer's state, after those that are."""
+    with unlocked(layer):
+        layer._track_variable(variable)
 
 
 def untrack(owner: Any, variable: keras.Variable) -> None:

@@ -31,11 +31,14 @@ class Handle(ABC):
     unbounded: bool = False
     neutral: float | None = None
     probe: tuple[float, float] | None = (0.0, 0.5)
+    # Whether the variable is among the model's weights; else the optimizer has it.
+    in_model: bool = True
 
     def __init__(self, path: str, static: float) -> None:
         self.path = path
         self.static = static
         self.scalar: LiveScalar | None = None
+        self._hidden = static
 
     def attach(self, model: keras.Model) -> None:
         """Make the scalar live in this model; it keeps its value."""
@@ -69,6 +72,31 @@ class Handle(ABC):
                 )
             )
         self.scalar.variable.assign(value)
+
+    def hide(self, model: keras.Model) -> None:
+        """Put the current value into the model as a plain number, for a while.
+
+        What was traced goes on reading the variable; a model that hides its handles can be saved.
+        """
+        if self.scalar is not None:
+            self._hidden = self.scalar.read()
+            self._install(model, self._hidden)
+            if self.in_model:
+                _keras_internals.untrack(model, self.scalar.variable)
+
+    def show(self, model: keras.Model) -> None:
+        """Undo `hide`; a number that was changed meanwhile is taken over."""
+        if self.scalar is not None:
+            found = self._installed()
+            if found is not None and found != self._hidden:
+                self.scalar.variable.assign(found)
+            if self.in_model:
+                _keras_internals.track(model, self.scalar.variable)
+            self._install(model, self.scalar)
+
+    def _installed(self) -> float | None:
+        """Return the plain number that is in the model now, None where it cannot be told."""
+        return None
 
     def set_plain(self, model: keras.Model, value: float) -> None:
         """Put a plain number into a model in which the handle is not live."""
@@ -117,3 +145,6 @@ class AttributeHandle(Handle):
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
         setattr(self.owner, self.attribute, scalar)
+
+    def _installed(self) -> float | None:
+        return float(getattr(self.owner, self.attribute))

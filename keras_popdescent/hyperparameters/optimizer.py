@@ -76,6 +76,7 @@ class ScheduleMultiplierHandle(Handle):
     """A multiplier on the schedule of an optimizer, whose rate itself cannot be set."""
 
     unbounded = True
+    in_model = False
 
     def __init__(self, optimizer: Any, schedule: Any) -> None:
         scaled = isinstance(schedule, ScaledSchedule)
@@ -100,6 +101,8 @@ class ScheduleMultiplierHandle(Handle):
 
 class OptimizerHandle(AttributeHandle):
     """A Python number that the update rule reads."""
+
+    in_model = False
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
         super()._install(model, scalar)

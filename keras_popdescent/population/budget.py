@@ -65,7 +65,7 @@ def plan_budget(
         ("batches_per_iteration", batches_per_iteration),
     ):
         if number is not None and int(number) < 1:
-            raise ArgumentError(describe(f"`{name}` must be at least 1.", received=number))
+            raise ArgumentError(describe(f"`{name}` must be at least 1, not {number}."))
     if iterations is not None and (epochs is None or batches_per_iteration is not None):
         chosen = batches_per_iteration or PAPER_BATCHES
         note = "" if batches_per_iteration else f"batches an iteration: {chosen}, as in the paper"

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data.batch import Batch
-from keras_popdescent.errors import BindingError, DataError, describe
+from keras_popdescent.errors import BindingError, DataError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.hyperparameters.handle import Handle
 from keras_popdescent.population.blueprint import Blueprint
@@ -30,7 +30,7 @@ class LiveModel:
             that of `fit` does): then a state that is put in is copied first.
 
     Raises:
-        ModelError: If the blueprint returns no compiled model.
+        ModelError: If the blueprint returns no compiled model, or one with a second optimizer.
         DataError: If the model does not take the data.
     """
 
@@ -46,6 +46,7 @@ class LiveModel:
         self.blueprint = blueprint
         self.model = blueprint.build_seeded(values, seed)
         self._donated = donated
+        _refuse_second_optimizer(self.model)
         if full or (batch and not self.model.built):
             _build_on(self.model, batch)
         self.bindings: dict[str, Binding] = blueprint.bindings(values)
@@ -155,10 +156,46 @@ class LiveModel:
             for handle, value in zip(comparable, before, strict=True):
                 handle.write(value)
 
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Within the block, the model has plain numbers and its own weights only.
+
+        For what others do with it: it can be saved, and looks as its author built it. Steps must
+        not run within the block.
+        """
+        attached = self.handles
+        for handle in attached:
+            handle.hide(self.model)
+        try:
+            yield
+        finally:
+            for handle in attached:
+                handle.show(self.model)
+
     def detach(self) -> None:
         """Make the model a plain Keras model again, with the current values as plain numbers."""
         for binding in [*self.bindings.values(), self._computed]:
             binding.detach(self.model)
+
+
+def _refuse_second_optimizer(model: keras.Model) -> None:
+    """Refuse a model with an optimizer of its own beside the compiled one.
+
+    Its slots would be shared by all members: nothing says for which variables it is to be built.
+    """
+    for name, value in vars(model).items():
+        if isinstance(value, keras.optimizers.Optimizer) and value is not model.optimizer:
+            inner = getattr(model.optimizer, "inner_optimizer", None)
+            if value is not inner:
+                raise ModelError(
+                    describe(
+                        "The model has a second optimizer, whose state no member could call its "
+                        "own.",
+                        "Expected one optimizer, the one that it was compiled with.",
+                        attribute=name,
+                        optimizer=type(value).__name__,
+                    )
+                )
 
 
 def _build_on(model: keras.Model, batch: Batch) -> None:

@@ -122,7 +122,7 @@ class Population:
         chosen = PopDescent() if strategy is None else strategy
         blueprint = ModelBlueprint(
             model,
-            tuple(mutate) if chosen.implicit else (),
+            ((mutate,) if isinstance(mutate, str) else tuple(mutate)) if chosen.implicit else (),
             chosen.multipliers,
             chosen.regularization,
         )

@@ -8,14 +8,23 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from keras_popdescent.hyperparameters._keras_internals import fresh_names
+
 
 @contextmanager
 def borrowed_globals(seed: int) -> Iterator[None]:
     """Seed Python's and NumPy's global generators within the block, and put them back after it.
 
+    Keras's counters of automatic names are borrowed too.
+
     Keras draws the seeds of initializers and dropout layers from Python's global generator when a
     model is built; a user's build function may use either.
     """
+    with fresh_names():
+        yield from _borrowed(seed)
+
+
+def _borrowed(seed: int) -> Iterator[None]:
     python_state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is the point here
     random.seed(seed)

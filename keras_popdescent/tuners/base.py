@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -231,13 +232,16 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
-        in_memory = self._kept()
-        if not in_memory:
-            return [self.load_model(trial) for trial in self._saved_trials()[:num_models]]
-        return [
-            run.loop.executor.export(kept.values, kept.state)
-            for run, kept in in_memory[:num_models]
-        ]
+        # Those of this session, and those that an earlier one left in the project directory.
+        found: dict[str, tuple[float, Callable[[], keras.Model]]] = {}
+        for trial in self._saved_trials():
+            found[trial.trial_id] = (trial.score, partial(self.load_model, trial))
+        for run, kept in self._kept():
+            export = partial(run.loop.executor.export, kept.values, kept.state)
+            found[run.trials[kept.member_id].trial_id] = (kept.score, export)
+        sign = 1.0 if self._objective().direction == "min" else -1.0
+        ranked = sorted(found.values(), key=lambda entry: sign * entry[0])
+        return [make() for _, make in ranked[:num_models]]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Return the hyperparameters of the best trials, those that the best members had last.
@@ -326,8 +330,11 @@ class PopulationTuner(keras_tuner.Tuner):
         return kept[0][0]
 
     def _saved_trials(self) -> list[Trial]:
-        trials = self.oracle.get_best_trials(len(self.oracle.trials))
-        return [t for t in trials if os.path.exists(self._weights_path(t.trial_id))]
+        return [
+            trial
+            for trial in self.oracle.get_best_trials(len(self.oracle.trials))
+            if trial.score is not None and os.path.exists(self._weights_path(trial.trial_id))
+        ]
 
     def _weights_path(self, trial_id: str) -> str:
         return os.path.join(self.get_trial_dir(trial_id), "checkpoint.weights.h5")

@@ -148,3 +148,30 @@ def test_reduce_lr_on_plateau_keeps_its_effect(tmp_path, data):
     search(tmp_path, data, [plateau, Watch()], population_size=1, num_elites=1)
     # The first epoch improves on infinity; each later one is a plateau.
     assert rates == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5], rel=1e-4)
+
+
+def test_model_checkpoints_are_plain_models(tmp_path, data):
+    paths = [tmp_path / "whole.keras", tmp_path / "some.weights.h5"]
+    checkpoints = [
+        keras.callbacks.ModelCheckpoint(paths[0], monitor="val_loss", save_best_only=True),
+        keras.callbacks.ModelCheckpoint(paths[1], save_weights_only=True),
+    ]
+    tuner = search(tmp_path, data, checkpoints)
+    loaded = keras.models.load_model(paths[0])
+    assert len(loaded.get_weights()) == 4
+    assert isinstance(loaded.layers[0].kernel_regularizer.l2, float)
+    plain = tuner.hypermodel.build(tuner.get_best_hyperparameters()[0])
+    plain.load_weights(paths[1])
+    assert len(tuner.history) == 16
+
+
+def test_what_a_callback_sets_on_a_layer_is_kept(tmp_path, data):
+    rates = []
+
+    class Set(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rates.append(self.model.layers[1].rate)
+            self.model.layers[1].rate = 0.125
+
+    search(tmp_path, data, [Set()], population_size=1, num_elites=1)
+    assert rates[1:] == [0.125] * 3

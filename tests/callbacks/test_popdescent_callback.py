@@ -237,3 +237,35 @@ def test_no_mutation_leaves_the_values(data):
     fit(compiled(), callback, data, epochs=10)
     births = callback.history.births().values()
     assert {birth.values["popdescent/learning_rate"] for birth in births} == {0.01}
+
+
+def test_a_short_fit_has_shorter_turns(data):
+    callback = PopDescentCallback(validation_data=data[2:], seed=0)
+    # 8 batches an epoch, 13 epochs: 20 batches for each of 5 members.
+    fit(compiled(), callback, data, epochs=13)
+    assert len(callback.history) == 20
+
+
+def test_a_fit_without_a_single_iteration_says_so(data):
+    callback = PopDescentCallback(5, batches_per_iteration=128, validation_data=data[2:])
+    with pytest.warns(UserWarning, match="Nobody will be replaced"):
+        fit(compiled(), callback, data, epochs=2)
+
+
+def test_finish_after_an_interrupted_fit(data, tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 9:
+                raise KeyboardInterrupt
+
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    model = compiled()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data[0], data[1], batch_size=32, epochs=20, verbose=0,
+                  callbacks=[callback, Interrupt()])  # fmt: skip
+    callback.finish()
+    callback.finish()
+    logits = model.predict(data[2], verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
+    assert float(keras.ops.mean(loss)) == pytest.approx(callback.history.best()[1], rel=1e-4)
+    model.save(tmp_path / "model.keras")

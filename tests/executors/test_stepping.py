@@ -267,6 +267,18 @@ def test_a_step_is_traced_once_for_each_batch_size():
     assert Counting.traces == 2
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="The loop around the step is TensorFlow's.")
+def test_a_loop_is_built_once_for_each_batch_size():
+    _, model, data, _ = pair("plain")
+    stepper = make_stepper(model)
+    arrays = stepper.load(data.arrays)
+    rows = np.arange(48, dtype=np.int32)
+    for _ in range(3):
+        stepper.train_indices(arrays, [rows.reshape(3, 16), rows[:4].reshape(1, 4)])
+        stepper.test_indices(arrays, [rows.reshape(3, 16)])
+    assert len(stepper._loops) == 3
+
+
 @pytest.mark.backend
 def test_no_blocks_are_no_steps():
     _, model, data, _ = pair("plain")

@@ -501,3 +501,57 @@ def test_a_layer_of_dropout_more_or_less(tmp_path, data):
     assert tuner._blueprint.kinds["dropout"].kind == "rebuild"
     assert tuner._blueprint.kinds["optimizer"].kind == "rebuild"
     tuner.get_best_models(3)
+
+
+def test_automatic_names_of_metrics_are_those_of_a_first_build(tmp_path, data):
+    def build(hp):
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(1, "sigmoid")])
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        model.compile(
+            keras.optimizers.Adam(rate), "binary_crossentropy", metrics=[keras.metrics.AUC()]
+        )
+        return model
+
+    tuner = make(build, tmp_path, objective=keras_tuner.Objective("val_auc", "max"))
+    tuner.search(data[0], data[1] == 1, **{**FIT, "epochs": 1})
+    assert {"auc", "val_auc"} <= set(tuner.history.iterations()[-1].members[0].logs)
+
+
+def test_a_worse_search_hides_no_better_model(build, tmp_path, data):
+    make(build, tmp_path).search(*data, **{**FIT, "epochs": 8})
+    again = make(build, tmp_path, seed=1)
+    again.search(*data, **{**FIT, "epochs": 1})
+    best = again.oracle.get_best_trials(1)[0].score
+    x, y = data[0][256:], data[1][256:]
+    logits = again.get_best_models()[0].predict(x, verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+    assert float(keras.ops.mean(loss)) == pytest.approx(best, rel=1e-4)
+
+
+def test_accumulated_gradients(tmp_path, data):
+    def build(hp):
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        optimizer = keras.optimizers.Adam(rate, gradient_accumulation_steps=3)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    tuner = make(build, tmp_path)
+    tuner.search(*data, **{**FIT, "epochs": 1})
+    assert tuner._blueprint.kinds["learning_rate"].kind == "live"
+
+
+def test_a_second_optimizer_is_refused(tmp_path, data):
+    class Two(keras.Sequential):
+        def compile(self, *args, **kwargs):
+            super().compile(*args, **kwargs)
+            self.other = keras.optimizers.Adam()
+
+    def build(hp):
+        model = Two([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+        return model
+
+    with pytest.raises(ModelError, match="second optimizer.*other"):
+        make(build, tmp_path).search(*data, **FIT)
