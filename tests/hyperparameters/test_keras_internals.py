@@ -226,3 +226,24 @@ def test_sync_from_fit_shows_the_weights_of_the_last_batch():
     np.testing.assert_array_equal(
         seen[-1], keras.ops.convert_to_numpy(model.trainable_variables[0])
     )
+
+
+def test_fresh_names_count_from_the_beginning_and_put_the_counters_back():
+    first = keras.metrics.AUC().name
+    with _keras_internals.fresh_names():
+        assert keras.metrics.AUC().name == "auc"
+        assert keras.layers.Dense(1).name == "dense"
+    number = int(first.removeprefix("auc").removeprefix("_") or 0)
+    assert keras.metrics.AUC().name == f"auc_{number + 1}"
+
+
+def test_a_tracked_variable_is_state_again():
+    layer = keras.layers.Dense(1)
+    layer.build((None, 2))
+    variable = keras.Variable(0.0, trainable=False)
+    _keras_internals.track(layer, variable)
+    assert any(weight is variable for weight in layer.non_trainable_weights)
+    _keras_internals.untrack(layer, variable)
+    assert not any(weight is variable for weight in layer.weights)
+    with pytest.raises(ValueError, match="already built"):
+        layer.extra = keras.Variable(0.0)
