@@ -104,7 +104,7 @@ def test_the_source_was_read():
     assert any(found.module == "keras_popdescent.operators.fitness" for found in OURS)
     assert {found.module.split(".")[0] for found in THEIRS} >= {"numpy", "keras", "keras_tuner"}
     lazily = [found for found in THEIRS if found.file == "population/live_model.py"]
-    assert [found.at_top for found in lazily if found.module == "tensorflow"] == [False]
+    assert {found.at_top for found in lazily if found.module == "tensorflow"} == {False}
 
 
 def test_every_part_has_a_layer():
