@@ -72,9 +72,9 @@ def untrack(owner: Any, variable: keras.Variable) -> None:
     owner._untrack_variable(variable)
 
 
-def label_smoothing_arguments(loss: keras.losses.Loss) -> dict[str, Any]:
-    """Return the dict from which a built-in loss reads its label smoothing at every call."""
-    arguments: dict[str, Any] = loss._fn_kwargs
+def loss_arguments(loss: keras.losses.Loss) -> dict[str, Any]:
+    """Return the dict from which a built-in loss reads its numbers at every call."""
+    arguments: dict[str, Any] = getattr(loss, "_fn_kwargs", {})
     return arguments
 
 

@@ -20,7 +20,7 @@ class LabelSmoothingHandle(Handle):
         self.loss = loss
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
-        _keras_internals.label_smoothing_arguments(self.loss)["label_smoothing"] = scalar
+        _keras_internals.loss_arguments(self.loss)["label_smoothing"] = scalar
         self.loss.label_smoothing = scalar
 
 

@@ -10,6 +10,7 @@ import keras
 
 from keras_popdescent.errors import ArgumentError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding, find_handles
+from keras_popdescent.hyperparameters._keras_internals import loss_arguments
 from keras_popdescent.hyperparameters.binding import LossScaleBinding, PenaltyScaleBinding
 from keras_popdescent.hyperparameters.handle import Handle
 from keras_popdescent.population.seeding import borrowed_globals
@@ -268,6 +269,10 @@ def _cloner(model: keras.Model) -> Callable[[], keras.Model]:
     def clone() -> keras.Model:
         copy = keras.models.clone_model(model)
         copy.compile_from_config(compile_config)
+        losses = (keras.tree.flatten(m.loss) for m in (model, copy))
+        for own, copied in zip(*losses, strict=True):
+            # Not all of it is in the configuration: the delta of a Huber loss is not (Keras 3.15).
+            loss_arguments(copied).update(loss_arguments(own))
         return copy
 
     return clone

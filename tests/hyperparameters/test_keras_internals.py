@@ -108,9 +108,17 @@ def test_the_arguments_of_a_loss_are_read_at_every_call(make):
     y, p = np.eye(3, dtype="float32"), np.diag([0.1, 0.5, 0.8]).astype("float32") + 0.1
     loss, other = make(), make(label_smoothing=0.4)
     before = float(loss(y, p))
-    _keras_internals.label_smoothing_arguments(loss)["label_smoothing"] = 0.4
+    _keras_internals.loss_arguments(loss)["label_smoothing"] = 0.4
     assert float(loss(y, p)) == pytest.approx(float(other(y, p)))
     assert before != pytest.approx(float(loss(y, p)))
+
+
+def test_a_loss_without_such_arguments_has_none():
+    class Own(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return y_pred
+
+    assert _keras_internals.loss_arguments(Own()) == {}
 
 
 def two_heads(**arguments) -> keras.Model:

@@ -129,12 +129,22 @@ def test_a_model_is_cloned_and_stays_as_it_is():
         np.testing.assert_array_equal(array, other)
 
 
-def test_a_clone_is_compiled_as_the_model_is():
-    loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.3)
-    model = network(loss=loss, metrics=["mae"], loss_weights=0.5)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.3),
+        keras.losses.Huber(0.1),  # Keras 3.15 leaves its delta out of its configuration
+        "mse",
+        ["mae"],
+    ],
+    ids=["smoothing", "huber", "name", "list"],
+)
+def test_a_clone_is_compiled_as_the_model_is(loss):
+    model = network(loss=loss, metrics=["mae"], loss_weights=0.5 if loss != ["mae"] else [0.5])
     built = ModelBlueprint(model).build({})
     built.set_weights(model.get_weights())
-    first, second = (m.test_on_batch(*BATCH, return_dict=True) for m in (model, built))
+    batch = (BATCH[0], 5.0 * BATCH[1])
+    first, second = (m.test_on_batch(*batch, return_dict=True) for m in (model, built))
     assert set(first) == {"loss", "mae"}
     assert first == second
 
