@@ -125,16 +125,9 @@ class FitExecutor(Executor):
         model = self.live.model
         # The running metrics belong to `fit`.
         held = [keras.ops.copy(variable) for variable in model.metrics_variables]
-        self._stepper.reset()
-        with self.live.neutral():
-            if isinstance(self._validation, list):
-                for batch in self._sampler.batches(slot):
-                    self._stepper.test_batch(batch)
-            else:
-                if self._loaded is None:
-                    self._loaded = self._stepper.load(self._validation or ())
-                self._stepper.test_indices(self._loaded, self._sampler.indices(slot))
-            logs = self._stepper.logs()
+        if self._loaded is None:
+            self._loaded = self._sampler.load(self._stepper)
+        logs = self._sampler.evaluate(slot, self.live, self._stepper, self._loaded)
         for variable, value in zip(model.metrics_variables, held, strict=True):
             variable.assign(value)
         return {f"val_{name}": value for name, value in logs.items()}

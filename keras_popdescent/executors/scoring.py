@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from keras_popdescent.data.arrays import Indices
 from keras_popdescent.data.batch import Batch, length
+from keras_popdescent.executors.stepping import Stepper
+from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.strategies.base import ScoringPlan
 
 DEFAULT_NUM_SAMPLES = 1600
@@ -62,6 +64,30 @@ class ValidationSampler:
         if not isinstance(batches, list) or self._plan.sample == "whole":
             return list(batches or ())
         return [batches[int(index)] for index in self._sample(slot)]
+
+    def evaluate(
+        self, slot: int, live: LiveModel, stepper: Stepper, loaded: Any
+    ) -> dict[str, float]:
+        """Return what the member in a model reports on its sample, under a common objective.
+
+        Args:
+            slot: The member's slot.
+            live: The model that the member is in.
+            stepper: The model's stepper; its metrics are set back first.
+            loaded: The validation arrays as the stepper has loaded them; unused for batches.
+        """
+        stepper.reset()
+        with live.neutral():
+            if isinstance(self._validation, list):
+                for batch in self.batches(slot):
+                    stepper.test_batch(batch)
+            else:
+                stepper.test_indices(loaded, self.indices(slot))
+            return stepper.logs()
+
+    def load(self, stepper: Stepper) -> Any:
+        """Return the validation arrays on the device; of a list of batches there is nothing."""
+        return None if isinstance(self._validation, list) else stepper.load(self._validation or ())
 
     def _sample(self, slot: int) -> NDArray[np.int32]:
         if self._plan.sample == "common":

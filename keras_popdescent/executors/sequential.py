@@ -141,16 +141,9 @@ class SequentialExecutor(Executor):
         return steps
 
     def _score(self, slot: int, stage: _Stage) -> dict[str, float]:
-        stage.stepper.reset()
-        with stage.live.neutral():
-            if isinstance(self._setup.data.validation, list):
-                for batch in self._sampler.batches(slot):
-                    stage.stepper.test_batch(batch)
-            else:
-                if stage.validation is None:
-                    stage.validation = stage.stepper.load(self._setup.data.validation or ())
-                stage.stepper.test_indices(stage.validation, self._sampler.indices(slot))
-            return stage.stepper.logs()
+        if stage.validation is None:
+            stage.validation = self._sampler.load(stage.stepper)
+        return self._sampler.evaluate(slot, stage.live, stage.stepper, stage.validation)
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
         for child in offspring:

@@ -80,10 +80,6 @@ class Fingerprint:
     handles: Mapping[str, float]
     unbounded: frozenset[str]
 
-    def handles_dict(self) -> dict[str, float]:
-        """Return the handles' values as a dict of their own."""
-        return dict(self.handles)
-
 
 def classify(
     build: Callable[[Values], keras.Model],

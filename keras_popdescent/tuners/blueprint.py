@@ -149,7 +149,7 @@ class TunerBlueprint(Blueprint):
         return list(paths)
 
     def computed_values(self, values: Values) -> dict[str, float]:
-        return fingerprint(self._probe(values)).handles_dict()
+        return dict(fingerprint(self._probe(values)).handles)
 
     def complete(self, values: Values) -> Values:
         """Fill in the implicit values: those that the model of these values has by itself."""
