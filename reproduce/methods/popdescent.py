@@ -141,6 +141,8 @@ def run(
         "lowest_val_loss": [
             min(member.score for member in record.members) for record in history.iterations()
         ],
+        # The multipliers c and r of the last members, by slot.
+        "values": [dict(member.values) for member in history.iterations()[-1].members],
         "curve": curve.points,
         "strategy": strategy.get_config(),
         "setting": asdict(settings),
