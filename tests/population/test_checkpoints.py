@@ -13,7 +13,7 @@ from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.checkpoint import folder as folders
 from keras_popdescent.errors import ArgumentError, DamagedError, DataError, ProjectError
 from keras_popdescent.population import Observer, Population
-from keras_popdescent.strategies import ClosingPlan, PopDescent, TrainingPlan
+from keras_popdescent.strategies import ESGD, ClosingPlan, PopDescent, TrainingPlan
 from keras_popdescent.tuners.blueprint import TunerBlueprint
 
 layers = keras.layers
@@ -47,8 +47,8 @@ class CrashesInExecutor:
         self.left, self.inner = call, population.executor._advance_one
         population.executor._advance_one = self
 
-    def __call__(self, slot, feed, score):
-        report = self.inner(slot, feed, score)
+    def __call__(self, slot, *arguments):
+        report = self.inner(slot, *arguments)
         if slot == 1:
             self.left -= 1
             if not self.left:
@@ -121,6 +121,8 @@ STRATEGIES = {
     "reference": lambda: PopDescent.reference(
         num_samples=9, fine_tuning=ClosingPlan(rounds=3, batches=2, batch_size=5)
     ),
+    # Candidates that are tried out, and optimizers as just built in every iteration.
+    "esgd": ESGD,
     "passes": lambda: PopDescent(training=TrainingPlan("common", passes=2), noise_scale=0.1),
 }
 
