@@ -19,7 +19,7 @@ _NAME = re.compile(r"snapshot-(\d{8,})\.safetensors")
 _WRITING = "writing.tmp"
 # So many snapshots stay: the newest, and one before it in case the newest gets damaged.
 _NUM_KEPT = 2
-# Room that is left below the bound for the lines that the history gets between two looks at it.
+# For the lines that the history gets between two looks at the bound.
 _MIN_MARGIN = 16 * 1024
 
 
@@ -51,6 +51,8 @@ class Folder:
         directory: The directory; made when it is first written to.
         max_bytes: The files of the directory never hold more; None for no bound.
         history: The history's file; by default one within the directory.
+        measured: The directory that the bound is for, with all that is in it; by default the
+            directory itself.
     """
 
     def __init__(
@@ -58,8 +60,12 @@ class Folder:
         directory: str | Path,
         max_bytes: int | None = None,
         history: str | Path | None = None,
+        measured: str | Path | None = None,
     ) -> None:
         self.directory = Path(directory)
+        self.measured = self.directory if measured is None else Path(measured)
+        # Room that is left below the bound for what others write: lines of the history, mostly.
+        self.margin = _MIN_MARGIN
         self.max_bytes = max_bytes
         self.history = self.directory / HISTORY if history is None else Path(history)
         # Numbers of the snapshots that are known to be whole, the oldest first.
@@ -112,10 +118,10 @@ class Folder:
             OSError: If the disk is full, or the directory cannot be written to.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not self._has_room(packed.num_bytes):
+        if not self.has_room(packed.num_bytes):
             # The one before the newest can go: the newest is whole.
             self._drop_all_but(self._whole[-1:])
-            if not self._has_room(packed.num_bytes):
+            if not self.has_room(packed.num_bytes):
                 return False
         numbers = self._numbers()
         number = max(numbers, default=0) + 1
@@ -215,23 +221,20 @@ class Folder:
             )
         )
 
-    def has_room_for_history(self, margin: int = _MIN_MARGIN) -> bool:
-        """Whether the bound leaves room for some more lines of the history."""
-        return self._has_room(0, margin)
+    def has_room(self, num_bytes: int = 0) -> bool:
+        """Whether the bound leaves room for some more bytes, and then some lines of history."""
+        if self.max_bytes is None:
+            return True
+        return self.used_bytes() + num_bytes + self.margin <= self.max_bytes
 
     def used_bytes(self) -> int:
-        """Return how many bytes the directory's files hold, and the history."""
-        paths = {self.history}
-        with suppress(OSError):
-            paths |= set(self.directory.iterdir())
+        """Return how many bytes the files of the measured directory hold."""
         total = 0
-        for path in paths:
-            with suppress(OSError):
-                total += path.stat().st_size if path.is_file() else 0
+        for folder, _, names in os.walk(self.measured):
+            for name in names:
+                with suppress(OSError):
+                    total += os.stat(os.path.join(folder, name), follow_symlinks=False).st_size
         return total
-
-    def _has_room(self, num_bytes: int, margin: int = _MIN_MARGIN) -> bool:
-        return self.max_bytes is None or self.used_bytes() + num_bytes + margin <= self.max_bytes
 
     def _numbers(self) -> list[int]:
         try:

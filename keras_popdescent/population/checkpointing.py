@@ -51,12 +51,14 @@ class CheckpointPlan:
         max_disk_mb: Most that the directory's files may hold, in megabytes (10**6 bytes); None for
             no bound.
         history: The history's file; None for one in the directory.
+        project: The directory that `max_disk_mb` is for; None for `directory` itself.
     """
 
     directory: str | Path
     every: int | None = None
     max_disk_mb: float | None = None
     history: str | Path | None = None
+    project: str | Path | None = None
 
     def __post_init__(self) -> None:
         every, bound = self.every, self.max_disk_mb
@@ -95,7 +97,7 @@ class Checkpoints:
     def __init__(self, plan: CheckpointPlan) -> None:
         self.plan = plan
         bound = None if plan.max_disk_mb is None else int(plan.max_disk_mb * _MEGABYTE)
-        self.folder = Folder(plan.directory, bound, plan.history)
+        self.folder = Folder(plan.directory, bound, plan.history, plan.project)
         # name -> what returns some more JSON-able state to be saved with the search
         self.extras: dict[str, Callable[[], Any]] = {}
         self._stack = ExitStack()
@@ -148,7 +150,7 @@ class Checkpoints:
     def root(self, seed: np.random.SeedSequence) -> np.random.SeedSequence:
         """Return the root of all randomness: the given one, or that of the search on disk."""
         entropy = seed.entropy if self._saved is None else self._saved["entropy"]
-        return np.random.SeedSequence(entropy)
+        return np.random.SeedSequence(entropy, spawn_key=seed.spawn_key)
 
     def settings(self, settings: Settings, budget: Budget) -> Settings:
         """Return the settings for what is left of a budget, which counts from the first iteration.
@@ -264,7 +266,7 @@ class Checkpoints:
             return
         if loop.history.path is None:
             self._stop("the history cannot be written")
-        elif self._done is not None and not self.folder.has_room_for_history():
+        elif self._done is not None and not self.folder.has_room():
             self._stop("`max_disk_mb` is reached")
         elif last or self._due():
             began = time.perf_counter()
@@ -308,11 +310,14 @@ class Checkpoints:
         loop = self._loop
         states = [loop.executor.capture(member.slot) for member in loop.members]
         largest = max(states, key=MemberState.num_bytes)
+        if self.plan.project is not None:
+            # The best member's weights come into the project too, at the end.
+            self.folder.margin += 2 * largest.num_bytes()
         # No member is among the best yet.
         whole = num_bytes + loop.settings.num_kept * pack(to_arrays(largest)).num_bytes
         bound = self.folder.max_bytes
         # One snapshot stays while the next is written; two stay where there is room for three.
-        least = 2 * whole + self.folder.used_bytes()
+        least = 2 * whole + self.folder.used_bytes() + self.folder.margin
         if bound is not None and bound < least:
             raise ArgumentError(
                 describe(
@@ -323,10 +328,9 @@ class Checkpoints:
                     max_disk_mb=self.plan.max_disk_mb,
                 )
             )
-        most = 3 * whole if bound is None else min(3 * whole, bound)
         loop.notes.append(
-            f"checkpoints in {self.plan.directory}: about {whole / _MEGABYTE:.3g} MB each, "
-            f"{most / _MEGABYTE:.3g} MB at most, besides the history"
+            f"checkpoints in {self.plan.directory}: two of about {whole / _MEGABYTE:.3g} MB each"
+            + ("" if bound is None else f", at most {bound / _MEGABYTE:.3g} MB in all")
         )
 
     def _stop(self, reason: str) -> None:
