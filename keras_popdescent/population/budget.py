@@ -22,12 +22,14 @@ class Budget:
         batches_per_iteration: Batches of each but the last, which has what is left.
         total_batches: Batches of all iterations together.
         note: A sentence that says how the numbers came about, empty where both were given.
+        given: Whether the caller said how many batches an iteration has.
     """
 
     iterations: int
     batches_per_iteration: int
     total_batches: int
     note: str = ""
+    given: bool = False
 
     @property
     def last_batches(self) -> int:
@@ -69,7 +71,8 @@ def plan_budget(
     if iterations is not None and (epochs is None or batches_per_iteration is not None):
         chosen = batches_per_iteration or PAPER_BATCHES
         note = "" if batches_per_iteration else f"batches an iteration: {chosen}, as in the paper"
-        return Budget(int(iterations), int(chosen), int(iterations) * int(chosen), note)
+        total = int(iterations) * int(chosen)
+        return Budget(int(iterations), int(chosen), total, note, batches_per_iteration is not None)
     if steps_per_epoch is None:
         raise ArgumentError(
             describe(
@@ -89,4 +92,4 @@ def plan_budget(
         note += ", as in the paper" if batches == PAPER_BATCHES else f", of {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)
     batches = int(batches_per_iteration)
-    return Budget(math.ceil(total / batches), batches, total)
+    return Budget(math.ceil(total / batches), batches, total, given=True)

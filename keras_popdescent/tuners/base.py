@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,9 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError, ProjectError, describe
-from keras_popdescent.history import History, IterationRecord, Schedule
+from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord, Schedule
 from keras_popdescent.population.budget import Budget, plan_budget
+from keras_popdescent.population.checkpointing import Checkpoints
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
@@ -33,10 +35,20 @@ from keras_popdescent.population.population import (
     scoring_plan,
 )
 from keras_popdescent.population.registry import make_display, make_executor
+from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
 from keras_popdescent.tuners.fit_arguments import fit_arguments
+from keras_popdescent.tuners.resume import (
+    CheckpointChoice,
+    TrialRecords,
+    alone_in_project,
+    checkpoints_of,
+    refuse_if_in_use,
+    reload_trials,
+    tolerant,
+)
 
 PARENT = "popdescent/parent_trial"
 BIRTH = "popdescent/birth_iteration"
@@ -84,6 +96,21 @@ class PopulationOracle(keras_tuner.Oracle):
         """Give the new trial the values of the member that is being born."""
         return {"status": TrialStatus.RUNNING, "values": self._next_values}
 
+    def reload(self) -> None:
+        """Read the trials of the project; the search space is the hypermodel's, not the project's.
+
+        Files that cannot be read are left out, with a warning: a search that goes on tells them
+        anew.
+        """
+        reload_trials(self, os.path.join(str(self._directory), self._project_name))
+
+    def save(self) -> None:
+        """Write the oracle's file; a disk that is full does not end the search."""
+        tolerant(super().save, "the oracle's file")
+
+    def _save_trial(self, trial: Trial) -> None:
+        tolerant(partial(super()._save_trial, trial), "the files of trials")
+
 
 class PopulationTuner(keras_tuner.Tuner):
     """Trains a population instead of independent trials; subclasses choose the strategy.
@@ -102,6 +129,10 @@ class PopulationTuner(keras_tuner.Tuner):
         implicit_mutation: Whether the model's own learning rate and L2 are mutated where nothing in
             the search space is live.
         initial_hyperparameters: Values for the first members.
+        checkpoint: Whether a search is saved, so that it goes on in a new process.
+        checkpoint_every: Iterations from one snapshot to the next; None for as often as takes no
+            more than about a twentieth of the time.
+        max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes.
         **kwargs: Arguments of `keras_tuner.Tuner`.
     """
 
@@ -120,9 +151,16 @@ class PopulationTuner(keras_tuner.Tuner):
         validation_samples: int | None = None,
         implicit_mutation: bool = True,
         initial_hyperparameters: Sequence[Values] = (),
+        checkpoint: bool = True,
+        checkpoint_every: int | None = None,
+        max_disk_mb: float | None = None,
         **kwargs: Any,
     ) -> None:
         check_sizes(population_size, num_elites)
+        self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
+        if kwargs.get("overwrite"):
+            name = kwargs.get("project_name") or "untitled_project"
+            refuse_if_in_use(os.path.join(str(kwargs.get("directory") or "."), name))
         limit = self.max_births = oracle.max_trials
         if limit is not None:
             # Each execution has as many births: RandomSearch trains so many models, too.
@@ -143,8 +181,23 @@ class PopulationTuner(keras_tuner.Tuner):
         self._runs: list[_Run] = []
         super().__init__(oracle, hypermodel, **kwargs)
 
+    def reload(self) -> None:
+        """Read the trials of the project that is in the directory."""
+        self.oracle.reload()
+        # KerasTuner would take the space from the project, and a changed one would not be noticed.
+        self._populate_initial_space()
+
+    def save(self) -> None:
+        """Write the tuner's files; a disk that is full does not end the search."""
+        tolerant(super().save, "the tuner's file")
+
+    @alone_in_project
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Train the population.
+        """Train the population; a search that was cut off, in whatever way, goes on.
+
+        The same call in a new process continues at the newest snapshot and ends (on one machine's
+        CPU) as if nothing had happened. The budget counts from the first iteration: a finished
+        search returns at once, and goes on under a larger one.
 
         Args:
             *fit_args: Positional arguments of `keras.Model.fit`.
@@ -155,6 +208,8 @@ class PopulationTuner(keras_tuner.Tuner):
             PopDescentError: Before any training, for data, objectives, models or hyperparameters
                 that cannot work.
             DivergedError: If no member is finite for three iterations in a row.
+            ProjectError: If another process uses the project directory, or it holds a search that
+                differs from this one (the message shows in what) or cannot be read.
         """
         self._refuse_overridden_training()
         arguments = fit_arguments(fit_args, fit_kwargs)
@@ -169,10 +224,17 @@ class PopulationTuner(keras_tuner.Tuner):
         )
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
+        stack = ExitStack()
+        if self.checkpoints.checkpoint:
+            # What is there is read from the project, as in a new process.
+            self._runs.clear()
         self.on_search_begin()
         try:
-            for seed in np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial):
-                run = _Run(self, seed, arguments.verbose)
+            seeds = np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial)
+            for execution, seed in enumerate(seeds):
+                saving = checkpoints_of(self.checkpoints, self.project_dir, execution)
+                checkpoints = stack.enter_context(saving)
+                run = _Run(self, seed, arguments.verbose, checkpoints)
                 self._runs.append(run)
                 callbacks = MemberCallbacks(arguments.callbacks, data.steps_per_epoch, budget)
                 setup = Setup(
@@ -187,8 +249,9 @@ class PopulationTuner(keras_tuner.Tuner):
                 )
                 run.run(setup, [budget.note], callbacks if arguments.callbacks else None)
         finally:
-            self._save_best()
-            self.on_search_end()
+            with stack:
+                self._save_best()
+                self.on_search_end()
 
     def search_space_summary(self, extended: bool = False) -> None:
         """Print the search space, with the kind of each hyperparameter and what it controls.
@@ -350,14 +413,24 @@ class _Run(Observer):
     """One population of a tuner (an execution), and the trials of its members."""
 
     def __init__(
-        self, tuner: PopulationTuner, seed: np.random.SeedSequence, verbose: int | str
+        self,
+        tuner: PopulationTuner,
+        seed: np.random.SeedSequence,
+        verbose: int | str,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.tuner = tuner
         self.oracle: PopulationOracle = tuner.oracle
         self.number = len(tuner._runs)
         # member id -> its trial
         self.trials: dict[int, Trial] = {}
-        rng_seed, self.executor_seed = seed.spawn(2)
+        self._checkpoints = checkpoints
+        self._records: TrialRecords | None = None
+        self._seed = seed
+        if checkpoints is not None:
+            self._records = TrialRecords(self.oracle, self.trials, checkpoints)
+            self._seed = checkpoints.root(seed)
+        rng_seed, self.executor_seed = self._seed.spawn(2)
         self._rng = np.random.default_rng(rng_seed)
         self._executor, self._executor_note = make_executor(tuner.executor)
         self._displays = make_display(verbose)
@@ -391,6 +464,11 @@ class _Run(Observer):
             max_births=limit,
             num_kept=tuner.population_size,
         )
+        path = None
+        if self._checkpoints is None:
+            path = _history_path(tuner.project_dir)
+        else:
+            settings = self._checkpoints.settings(settings, budget)
         self.loop = Loop(
             self._executor,
             tuner.strategy,
@@ -398,7 +476,7 @@ class _Run(Observer):
             objective,
             settings,
             self._rng,
-            History(objective.name, objective.direction, _history_path(tuner.project_dir)),
+            History(objective.name, objective.direction, path),
         )
         drawn = self.loop.first_values(tuner.initial_hyperparameters)
         return [blueprint.complete(values) for values in drawn]
@@ -416,7 +494,14 @@ class _Run(Observer):
             )
         # Trials first: a callback's or a display's member has a trial already.
         self.loop.observers = [self, *([callbacks] if callbacks else []), *self._displays]
-        self.loop.start(setup)
+        restore = None
+        if self._checkpoints is not None:
+            signature = search_signature(self.loop, setup, self.oracle.seed)
+            restore = self._checkpoints.attach(self.loop, signature, self._seed)
+            if callbacks is not None:
+                callbacks.resume(self._checkpoints.extra("callbacks"))
+                self._checkpoints.extras["callbacks"] = callbacks.get_state
+        self.loop.start(setup, restore)
         self.loop.run()
 
     def results(self) -> list[Kept]:
@@ -429,17 +514,34 @@ class _Run(Observer):
         best = loop.best()
         return [best, *[kept for kept in loop.kept if kept.member_id != best.member_id]]
 
+    def search_begin(self, loop: Loop) -> None:
+        if self._records is not None and loop.iteration:
+            keys = {member.member_id: self._key(member.slot) for member in loop.members}
+            for trial in self._records.readmit(loop.history, self._lost, self._metrics, keys):
+                self._end_trial(trial)
+
+    def _key(self, slot: int) -> str:
+        return f"{self.tuner.tuner_id}-{self.number}-slot{slot}"
+
+    def _lost(self, birth: BirthRecord, iteration: int, trial_id: str) -> Trial:
+        """Return a new trial for a member whose own is not in the project any more."""
+        member = Member(birth.member_id, birth.slot, dict(birth.values), birth.parents, iteration)
+        member.inherited_steps = birth.inherited_steps
+        hyperparameters = self.oracle.get_space()
+        hyperparameters.values = self._trial_values(member)
+        return Trial(hyperparameters, trial_id)
+
+    def _trial_values(self, member: Member) -> Values:
+        parent = self.trials[member.parents[0]].trial_id if member.parents else ""
+        own = {PARENT: parent, BIRTH: member.born, INHERITED: member.inherited_steps}
+        return {**member.values, **own}
+
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
-            parent = self.trials[member.parents[0]].trial_id if member.parents else ""
-            values = {
-                **member.values,
-                PARENT: parent,
-                BIRTH: member.born,
-                INHERITED: member.inherited_steps,
-            }
-            key = f"{self.tuner.tuner_id}-{self.number}-slot{member.slot}"
-            trial = self.oracle.birth(key, values)
+            if member.member_id in self.trials:
+                # The search was resumed.
+                continue
+            trial = self.oracle.birth(self._key(member.slot), self._trial_values(member))
             self.trials[member.member_id] = trial
             self.tuner.on_trial_begin(trial)
 
@@ -449,18 +551,27 @@ class _Run(Observer):
 
     def iteration_end(self, record: IterationRecord) -> None:
         for member in record.members:
-            if math.isfinite(member.score) and member.logs:
-                metrics = {k: v for k, v in member.logs.items() if math.isfinite(v)}
-                metrics.setdefault(self.oracle.objective.name, member.score)
+            metrics = self._metrics(member)
+            if metrics:
                 trial = self.trials[member.member_id]
                 self.oracle.update_trial(trial.trial_id, metrics, step=record.iteration)
+
+    def _metrics(self, member: MemberRecord) -> dict[str, float]:
+        """Return what a member reports to its trial, nothing where it diverged."""
+        if not math.isfinite(member.score) or not member.logs:
+            return {}
+        metrics = {k: v for k, v in member.logs.items() if math.isfinite(v)}
+        metrics.setdefault(self.oracle.objective.name, member.score)
+        return metrics
 
     def search_end(self, loop: Loop) -> None:
         for member in loop.members:
             self._end(member)
 
     def _end(self, member: Member) -> None:
-        trial = self.oracle.get_trial(self.trials[member.member_id].trial_id)
+        self._end_trial(self.oracle.get_trial(self.trials[member.member_id].trial_id))
+
+    def _end_trial(self, trial: Trial) -> None:
         if trial.metrics.exists(self.oracle.objective.name):
             trial.status = TrialStatus.COMPLETED
         else:
