@@ -100,6 +100,29 @@ def class_weights(y: Any, weights: Mapping[int, float]) -> Any:
     return np.array([table.get(int(label), 1.0) for label in labels], dtype="float32")
 
 
+def check_labels(y: Any) -> None:
+    """Refuse labels that are words: no loss of Keras takes them.
+
+    Raises:
+        DataError: Saying how to encode them.
+    """
+    for leaf in keras.tree.flatten(y):
+        array = np.asarray(leaf if not keras.ops.is_tensor(leaf) else [])
+        if array.dtype.kind in "US" or (array.dtype == object and _holds_words(array)):
+            raise DataError(
+                describe(
+                    "The labels are words.",
+                    "Expected numbers: integers from 0 for classes.",
+                    "Encode them: `classes, y = numpy.unique(y, return_inverse=True)`.",
+                    labels=sorted({str(label) for label in array.ravel()[:1000]})[:5],
+                )
+            )
+
+
+def _holds_words(array: np.ndarray[Any, Any]) -> bool:
+    return any(isinstance(value, str) for value in array.ravel()[:1000])
+
+
 def check_finite(batch: Batch, what: str) -> None:
     """Refuse data whose first batch holds NaN or infinity.
 

@@ -10,7 +10,8 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import keras_tuner
@@ -18,10 +19,18 @@ import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_popdescent.callbacks.members import MemberCallbacks
+from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError, ProjectError, describe
 from keras_popdescent.history import History, IterationRecord, Schedule
-from keras_popdescent.population.budget import Budget, plan_budget
+from keras_popdescent.hyperparameters.space import fixed_values, tunable
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.budget import (
+    Budget,
+    per_execution,
+    plan_budget,
+    share_of_deadline,
+)
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
@@ -34,13 +43,30 @@ from keras_popdescent.population.population import (
 )
 from keras_popdescent.population.registry import make_display, make_executor
 from keras_popdescent.strategies.base import Strategy
-from keras_popdescent.strategies.space import Values
+from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
+from keras_popdescent.tuners.building import (
+    build_hypermodel,
+    check_size,
+    check_strategy,
+    model_size,
+)
+from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.fit_arguments import fit_arguments
+from keras_popdescent.tuners.heldout import prepare_heldout
+from keras_popdescent.tuners.hooks import tuner_hooks
+from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
+from keras_popdescent.tuners.own_search import search_with_own_training
+from keras_popdescent.tuners.own_training import OwnTraining, Segment, overridden
+from keras_popdescent.tuners.result import SearchResult, make_result
+from keras_popdescent.tuners.retraining import complete_schedule, retrain
+from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_rows, write_csv
 
 PARENT = "popdescent/parent_trial"
 BIRTH = "popdescent/birth_iteration"
 INHERITED = "popdescent/inherited_steps"
+# First members whose models are larger than `max_model_size` are drawn anew so many times.
+MAX_DRAWS = 20
 
 
 class PopulationOracle(keras_tuner.Oracle):
@@ -96,6 +122,8 @@ class PopulationTuner(keras_tuner.Tuner):
         num_elites: Members that stay untouched in each iteration.
         batches_per_iteration: Batches a member trains on in each iteration.
         iterations: Number of iterations.
+        max_gradient_steps: At most so many gradient steps of all members and executions together.
+        max_time: Seconds after which no iteration begins.
         executor: What trains the members.
         bindings: The user's own bindings by hyperparameter.
         validation_samples: Size of the random part of the validation data that scores members.
@@ -115,6 +143,8 @@ class PopulationTuner(keras_tuner.Tuner):
         num_elites: int | None = None,
         batches_per_iteration: int | None = None,
         iterations: int | None = None,
+        max_gradient_steps: int | None = None,
+        max_time: float | None = None,
         executor: str | Executor = "auto",
         bindings: Mapping[str, UserBinding] | None = None,
         validation_samples: int | None = None,
@@ -134,47 +164,78 @@ class PopulationTuner(keras_tuner.Tuner):
         self.strategy = strategy
         self.batches_per_iteration = batches_per_iteration
         self.iterations = iterations
+        self.max_gradient_steps = max_gradient_steps
+        self.max_time = max_time
         self.executor = executor
         self.bindings = dict(bindings or {})
         self.validation_samples = validation_samples
         self.implicit_mutation = implicit_mutation
         self.initial_hyperparameters = list(initial_hyperparameters)
-        self._blueprint: TunerBlueprint | None = None
+        self._blueprint: TunerBlueprint | OwnTrainingBlueprint | None = None
         self._runs: list[_Run] = []
+        # The call of overridden training that is under way, see own_training.py.
+        self.segment: Segment | None = None
         super().__init__(oracle, hypermodel, **kwargs)
+        if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
+            raise ArgumentError(
+                describe(
+                    "There is nothing to search in: received `hypermodel=None`.",
+                    "Expected a function `build_model(hp)` or a `HyperModel`, or a subclass that "
+                    "overrides `run_trial`.",
+                )
+            )
 
-    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+    def search(self, *fit_args: Any, heldout_data: Any = None, **fit_kwargs: Any) -> SearchResult:
         """Train the population.
 
         Args:
             *fit_args: Positional arguments of `keras.Model.fit`.
             **fit_kwargs: Arguments of `keras.Model.fit`. `epochs` is how long each slot trains;
                 `verbose=0` is silent; `callbacks` watch every member from birth to replacement.
+            heldout_data: Data that chooses nothing, as `validation_data`: the best model is scored
+                on it once, at the end.
+
+        Returns:
+            The outcome; `print` it, or let a notebook show it.
 
         Raises:
             PopDescentError: Before any training, for data, objectives, models or hyperparameters
                 that cannot work.
             DivergedError: If no member is finite for three iterations in a row.
         """
-        self._refuse_overridden_training()
+        own = overridden(self, PopulationTuner)
+        if own is not None:
+            return search_with_own_training(self, _Run, own, fit_args, fit_kwargs, heldout_data)
         arguments = fit_arguments(fit_args, fit_kwargs)
+        check_strategy(self.distribution_strategy)
         data = prepare(**arguments.data)
-        objective = self._objective()
+        objective = self.search_objective()
         check_objective(objective, data)
+        held = prepare_heldout(heldout_data)
         budget = plan_budget(
             epochs=arguments.epochs,
             steps_per_epoch=data.steps_per_epoch,
             iterations=self.iterations,
             batches_per_iteration=self.batches_per_iteration,
+            max_gradient_steps=per_execution(self.max_gradient_steps, self.executions_per_trial),
+            steps_per_batch=self.population_size * self.strategy.training.passes,
+            max_time=self.max_time,
         )
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
+        self.check_initial(self._blueprint.space)
         self.on_search_begin()
+        first = len(self._runs)
         try:
-            for seed in np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial):
-                run = _Run(self, seed, arguments.verbose)
+            seeds = np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial)
+            for execution, seed in enumerate(seeds):
+                run = _Run(self, seed, arguments.verbose, execution)
                 self._runs.append(run)
-                callbacks = MemberCallbacks(arguments.callbacks, data.steps_per_epoch, budget)
+                given = [
+                    *with_member_folders(arguments.callbacks, run.trial_id_of),
+                    *tuner_hooks(self, run.trial_of),
+                ]
+                callbacks = MemberCallbacks(given, data.steps_per_epoch, budget)
                 setup = Setup(
                     blueprint=self._blueprint,
                     values=run.first_values(budget),
@@ -183,12 +244,160 @@ class PopulationTuner(keras_tuner.Tuner):
                     training=self.strategy.training,
                     scoring=scoring_plan(self.strategy, self.validation_samples),
                     seed=run.executor_seed,
-                    hooks=callbacks if arguments.callbacks else None,
+                    hooks=callbacks if given else None,
                 )
-                run.run(setup, [budget.note], callbacks if arguments.callbacks else None)
+                run.run(setup, [budget.note], callbacks if given else None)
+                if run.loop.interrupted:
+                    break
         finally:
             self._save_best()
             self.on_search_end()
+        return make_result(self, self._runs[first:], data, held)
+
+    def check_initial(self, space: SearchSpace) -> None:
+        """Refuse initial values of hyperparameters that are not there: they would have no effect.
+
+        Raises:
+            ArgumentError: Naming them.
+        """
+        known = [*space.names(), *fixed_values(self.oracle.get_space())]
+        for given in self.initial_hyperparameters:
+            unknown = [name for name in given if name not in known]
+            if unknown:
+                raise ArgumentError(
+                    describe(
+                        "`initial_hyperparameters` names what the search space has not.",
+                        f"It has: {', '.join(known) or 'nothing'}.",
+                        unknown=unknown,
+                    )
+                )
+
+    def results_dataframe(self) -> Any:
+        """Return a row for each member: origin, life, scores, last metrics and hyperparameters.
+
+        Of this session's searches, or, before any, of those whose history is in the project
+        directory. The best score comes first.
+
+        Returns:
+            A pandas DataFrame, or a list of dicts where pandas is not installed.
+
+        Raises:
+            ProjectError: If nothing was searched.
+        """
+        return frame(result_rows(self._executions()))
+
+    def history_dataframe(self) -> Any:
+        """Return a row for each member, iteration and metric (long form).
+
+        Returns:
+            A pandas DataFrame, or a list of dicts where pandas is not installed.
+
+        Raises:
+            ProjectError: If nothing was searched.
+        """
+        return frame(long_rows(self._executions()))
+
+    def to_csv(self, path: str | Path, table: Literal["results", "history"] = "results") -> None:
+        """Write a table to a CSV file; needs no pandas.
+
+        Args:
+            path: The file.
+            table: `"results"` (a row a member) or `"history"` (a row a measurement). Defaults to
+                `"results"`.
+
+        Raises:
+            ArgumentError: If there is no such table.
+            ProjectError: If nothing was searched.
+        """
+        tables = {"results": result_rows, "history": long_rows}
+        if table not in tables:
+            raise ArgumentError(
+                describe("There is no such table.", "Expected 'results' or 'history'.", table=table)
+            )
+        write_csv(tables[table](self._executions()), path)
+
+    def _executions(self) -> Executions:
+        searched = [run for run in self._runs if hasattr(run, "loop")]
+        if searched:
+            return [
+                (run.loop.history, {m: trial.trial_id for m, trial in run.trials.items()})
+                for run in searched
+            ]
+        files = sorted(
+            Path(self.project_dir).glob("history*.jsonl"), key=lambda p: p.stat().st_mtime
+        )
+        if not files:
+            raise self._nothing_searched()
+        return [(History.load(path), {}) for path in files]
+
+    def retrain_best(
+        self, *fit_args: Any, seed: int | None = None, **fit_kwargs: Any
+    ) -> keras.Model:
+        """Train a new model from scratch under the winner's schedule, with plain `fit`.
+
+        On all of the data, say, or to see what the schedule is worth without the inherited weights.
+        What differs from the search: initial weights, the order of the data, dropout, and that
+        nobody was selected on the way.
+
+        Args:
+            *fit_args: Positional arguments of `keras.Model.fit`.
+            seed: Seed of the initial weights; None for another one each time.
+            **fit_kwargs: Arguments of `keras.Model.fit`. With `epochs` the schedule is stretched to
+                them; without, there are as many gradient steps as the winner's line made.
+
+        Returns:
+            The trained, plain, compiled model; `model.history` is that of its last `fit`.
+
+        Raises:
+            ProjectError: If nothing was searched in this session.
+            ArgumentError: For a strategy that scales the loss, which no plain model does.
+        """
+        schedule = self.get_best_schedule()
+        arguments = fit_arguments(fit_args, fit_kwargs)
+        given = {**arguments.data, "verbose": arguments.verbose, "callbacks": arguments.callbacks}
+        blueprint = self._blueprint
+        if blueprint is None or overridden(self, PopulationTuner) is not None:
+            raise ArgumentError(
+                describe(
+                    "Training of your own cannot be repeated with plain `fit`.",
+                    fix="Read the values off `get_best_schedule()` and use them in your code.",
+                )
+            )
+        first = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
+        return retrain(
+            schedule,
+            lambda values: blueprint.build_seeded(values, first),
+            prepare(**arguments.data),
+            given,
+            arguments.epochs,
+        )
+
+    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        """Build a model for a trial and fit it once, as KerasTuner does; override it at will.
+
+        A search calls it only where `run_trial`, `_build_and_fit_model` or the hypermodel's `fit`
+        is overridden: then once a member and iteration, with models that start with the member's
+        weights where they are built with `self.hypermodel.build(hp)`.
+
+        Args:
+            trial: The member's trial.
+            *args: Positional arguments of `search`.
+            **kwargs: Arguments of `search` by name; `epochs` and `initial_epoch` say how far to
+                train.
+
+        Returns:
+            The objective as a float, a dict of metrics, a `History`, or a list of these.
+        """
+        hooks = tuner_hooks(self, lambda member: trial)
+        callbacks = list(kwargs.pop("callbacks", None) or [])
+        kwargs["callbacks"] = [*callbacks, *(hook(None) for hook in hooks)]
+        return self._build_and_fit_model(trial, *args, **kwargs)
+
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> Any:
+        model = build_hypermodel(self, hp)
+        if self.segment is not None:
+            self.segment.take(model)
+        return model
 
     def search_space_summary(self, extended: bool = False) -> None:
         """Print the search space, with the kind of each hyperparameter and what it controls.
@@ -201,7 +410,7 @@ class PopulationTuner(keras_tuner.Tuner):
             return
         blueprint = self._blueprint or self._make_blueprint(None)
         print("Kinds")
-        for name, kind, controls in kind_table(blueprint):
+        for name, kind, controls in kind_table(blueprint.space, blueprint.kinds):
             print(f"{name}: {kind}{f' ({controls})' if controls else ''}")
 
     @property
@@ -216,12 +425,18 @@ class PopulationTuner(keras_tuner.Tuner):
     def get_best_schedule(self) -> Schedule:
         """Return the winner's hyperparameters over gradient steps, through all its ancestors.
 
+        It knows what the values amount to in the model: save it, or retrain with its
+        `as_callback()`.
+
         Raises:
             ProjectError: If nothing was searched in this session.
         """
         run = self._best_run()
         best = run.loop.best()
-        return run.loop.history.schedule(best.member_id, until=best.gradient_steps)
+        schedule = run.loop.history.schedule(best.member_id, until=best.gradient_steps)
+        if self._blueprint is None:
+            return schedule
+        return complete_schedule(schedule, self._blueprint, self.bindings)
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """Return the best members as plain compiled Keras models, the best first.
@@ -232,6 +447,8 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
+        if not self.oracle.get_best_trials(1) and not self._kept():
+            raise self._nothing_searched()
         # Those of this session, and those that an earlier one left in the project directory.
         found: dict[str, tuple[float, Callable[[], keras.Model]]] = {}
         for trial in self._saved_trials():
@@ -239,7 +456,7 @@ class PopulationTuner(keras_tuner.Tuner):
         for run, kept in self._kept():
             export = partial(run.loop.executor.export, kept.values, kept.state)
             found[run.trials[kept.member_id].trial_id] = (kept.score, export)
-        sign = 1.0 if self._objective().direction == "min" else -1.0
+        sign = 1.0 if self.search_objective().direction == "min" else -1.0
         ranked = sorted(found.values(), key=lambda entry: sign * entry[0])
         return [make() for _, make in ranked[:num_models]]
 
@@ -282,6 +499,7 @@ class PopulationTuner(keras_tuner.Tuner):
         return model
 
     def _make_blueprint(self, batch: Any) -> TunerBlueprint:
+        contexts = explore(self._build_hypermodel, self.oracle)
         return TunerBlueprint(
             self._build_hypermodel,
             self.oracle.get_space(),
@@ -289,45 +507,35 @@ class PopulationTuner(keras_tuner.Tuner):
             self.bindings,
             self.implicit_mutation,
             batch,
+            contexts,
         )
 
-    def _objective(self) -> Objective:
+    def search_objective(self) -> Objective:
+        """Return the objective as the population sees it."""
         objective = self.oracle.objective
         terms = getattr(objective, "name_to_direction", {})
         return Objective(objective.name, objective.direction, tuple(terms.items()))
 
-    def _refuse_overridden_training(self) -> None:
-        own_run = type(self).run_trial is not keras_tuner.Tuner.run_trial
-        own_fit = self.hypermodel is not None and (
-            type(self.hypermodel).fit is not keras_tuner.HyperModel.fit
-        )
-        if own_run or own_fit:
-            raise ArgumentError(
-                describe(
-                    "The training is overridden, and a population trains its members itself.",
-                    "Expected neither `Tuner.run_trial` nor `HyperModel.fit` to be overridden.",
-                    "Put what differs into the model's `train_step` or into callbacks.",
-                    overridden="run_trial" if own_run else "HyperModel.fit",
-                )
-            )
-
     def _kept(self) -> list[tuple[_Run, Kept]]:
         """Return the best members of all executions, one entry a trial, the best first."""
         pairs = [(run, kept) for run in self._runs for kept in run.results()]
-        sign = 1.0 if self._objective().direction == "min" else -1.0
+        sign = 1.0 if self.search_objective().direction == "min" else -1.0
         return sorted(pairs, key=lambda pair: sign * pair[1].score)
 
     def _best_run(self) -> _Run:
         kept = self._kept()
         if not kept:
-            raise ProjectError(
-                describe(
-                    "Nothing has been searched in this session.",
-                    fix="Call `search` first.",
-                    directory=str(self.project_dir),
-                )
-            )
+            raise self._nothing_searched()
         return kept[0][0]
+
+    def _nothing_searched(self) -> ProjectError:
+        return ProjectError(
+            describe(
+                "Nothing has been searched in this session.",
+                fix="Call `search` first.",
+                directory=str(self.project_dir),
+            )
+        )
 
     def _saved_trials(self) -> list[Trial]:
         return [
@@ -341,6 +549,8 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _save_best(self) -> None:
         for run, kept in self._kept()[:1]:
+            if kept.state.num_plain == (0, 0):
+                continue  # the user's own training has left no Keras model
             model = run.loop.executor.export(kept.values, kept.state)
             model.save_weights(self._weights_path(run.trials[kept.member_id].trial_id))
         self.save()
@@ -350,11 +560,16 @@ class _Run(Observer):
     """One population of a tuner (an execution), and the trials of its members."""
 
     def __init__(
-        self, tuner: PopulationTuner, seed: np.random.SeedSequence, verbose: int | str
+        self,
+        tuner: PopulationTuner,
+        seed: np.random.SeedSequence,
+        verbose: int | str,
+        execution: int = 0,
     ) -> None:
         self.tuner = tuner
         self.oracle: PopulationOracle = tuner.oracle
         self.number = len(tuner._runs)
+        self.execution = execution
         # member id -> its trial
         self.trials: dict[int, Trial] = {}
         rng_seed, self.executor_seed = seed.spawn(2)
@@ -362,10 +577,43 @@ class _Run(Observer):
         self._executor, self._executor_note = make_executor(tuner.executor)
         self._displays = make_display(verbose)
         self.loop: Loop
+        # The first member's trial, where it was trained before the loop began.
+        self._early: Trial | None = None
+
+    def use(self, executor: Executor, note: str) -> None:
+        """Train with another executor."""
+        self._executor, self._executor_note = executor, note
+
+    def trial_in(self, slot: int) -> Trial:
+        """Return the trial of the member that lives in a slot."""
+        return self.trials[self.loop.members[slot].member_id]
+
+    def trial_of(self, member: Member) -> Trial:
+        """Return a member's trial."""
+        return self.trials[member.member_id]
+
+    def trial_id_of(self, member: Member) -> str:
+        """Return the id of a member's trial."""
+        return str(self.trials[member.member_id].trial_id)
+
+    def stop(self, slot: int) -> None:
+        """A callback ended the training of the member in a slot."""
+        if hasattr(self, "loop") and self.loop.members:
+            self.loop.members[slot].stopped = True
+
+    def begin_early(self, executor: OwnTraining) -> None:
+        """Make the first member's first call: the training may declare hyperparameters."""
+        space = self.oracle.get_space()
+        values: Values = {d.name: d.default for d in tunable(space)}
+        for given in self.tuner.initial_hyperparameters[:1]:
+            values.update(given)
+        self._early = self._begin(0, {**fixed_values(space), **values}, "", 0, 0)
+        executor.look_ahead(self._early, self.executor_seed)
+        self.oracle.update_space(self._early.hyperparameters)
 
     def first_values(self, budget: Budget) -> list[Values]:
         """Make the loop, and return the first members' values."""
-        tuner, objective = self.tuner, self.tuner._objective()
+        tuner, objective = self.tuner, self.tuner.search_objective()
         blueprint = tuner._blueprint or tuner._make_blueprint(None)
         total, born = self.oracle.max_trials, len(self.oracle.trials)
         limit = None
@@ -388,6 +636,8 @@ class _Run(Observer):
             iterations=budget.iterations,
             batches_per_iteration=budget.batches_per_iteration,
             last_batches=budget.last_batches,
+            deadline=share_of_deadline(budget, tuner.executions_per_trial - self.execution),
+            max_gradient_steps=per_execution(tuner.max_gradient_steps, tuner.executions_per_trial),
             max_births=limit,
             num_kept=tuner.population_size,
         )
@@ -401,7 +651,23 @@ class _Run(Observer):
             History(objective.name, objective.direction, _history_path(tuner.project_dir)),
         )
         drawn = self.loop.first_values(tuner.initial_hyperparameters)
+        if self._early is not None:
+            had = self._early.hyperparameters.values
+            drawn[0].update({name: had[name] for name in drawn[0] if name in had})
+        drawn = [self._small_enough(blueprint, values) for values in drawn]
         return [blueprint.complete(values) for values in drawn]
+
+    def _small_enough(self, blueprint: Blueprint, values: Values) -> Values:
+        """Return values whose model keeps to `max_model_size`, drawn anew where it does not."""
+        limit = self.tuner.max_model_size
+        if limit is None:
+            return values
+        for _ in range(MAX_DRAWS):
+            if model_size(blueprint.build_seeded(values, 0)) <= limit:
+                return values
+            values = blueprint.space.initial(self._rng)
+        check_size(blueprint.build_seeded(values, 0), limit)
+        return values
 
     def run(self, setup: Setup, notes: Sequence[str], callbacks: MemberCallbacks | None) -> None:
         """Train."""
@@ -432,16 +698,38 @@ class _Run(Observer):
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
             parent = self.trials[member.parents[0]].trial_id if member.parents else ""
-            values = {
-                **member.values,
-                PARENT: parent,
-                BIRTH: member.born,
-                INHERITED: member.inherited_steps,
-            }
-            key = f"{self.tuner.tuner_id}-{self.number}-slot{member.slot}"
-            trial = self.oracle.birth(key, values)
-            self.trials[member.member_id] = trial
-            self.tuner.on_trial_begin(trial)
+            if self._early is not None and member.member_id == 0:
+                self.trials[0], self._early = self._early, None
+                continue
+            self.trials[member.member_id] = self._begin(
+                member.slot,
+                self._active(member.values),
+                parent,
+                member.born,
+                member.inherited_steps,
+            )
+
+    def _active(self, values: Values) -> Values:
+        """Return the values that have a meaning beside the others, the fixed ones included."""
+        space = self.oracle.get_space()
+        everything = {**fixed_values(space), **values}
+        inactive = {
+            hp.name: hp
+            for hp in space.space
+            if not all(condition.is_active(everything) for condition in hp.conditions)
+        }
+        # A name may stand for several, in scopes that exclude each other.
+        for hp in space.space:
+            if inactive.get(hp.name) is not hp:
+                inactive.pop(hp.name, None)
+        return {name: value for name, value in everything.items() if name not in inactive}
+
+    def _begin(self, slot: int, values: Values, parent: str, born: int, steps: int) -> Trial:
+        own = {**values, PARENT: parent, BIRTH: born, INHERITED: steps}
+        key = f"{self.tuner.tuner_id}-{self.number}-slot{slot}"
+        trial = self.oracle.birth(key, own)
+        self.tuner.on_trial_begin(trial)
+        return trial
 
     def deaths(self, members: Sequence[Member]) -> None:
         for member in members:

@@ -38,6 +38,11 @@ class PopDescentTuner(PopulationTuner):
             paper's 128, or fewer where the budget would hold fewer than 20 iterations.
         iterations: Number of iterations. Defaults to what `epochs` in `search` holds: each slot
             trains for that many epochs.
+        max_gradient_steps: At most so many gradient steps of all members and executions together;
+            without `epochs` and `iterations` it is the budget. The closing rounds of
+            `PopDescent.reference()` are not counted. Defaults to None: no limit.
+        max_time: Seconds after which no iteration begins, for all executions together. Defaults to
+            None: no limit. `epochs` (1 by default, as in `fit`) still ends the search.
         strategy: Decides who is replaced by whom. Defaults to `PopDescent()`; see also
             `PopDescent.paper()` and `PopDescent.reference()`.
         executor: What trains the members: `"auto"`, `"sequential"`, or an `Executor`.
@@ -81,6 +86,8 @@ class PopDescentTuner(PopulationTuner):
         num_elites: int | None = None,
         batches_per_iteration: int | None = None,
         iterations: int | None = None,
+        max_gradient_steps: int | None = None,
+        max_time: float | None = None,
         strategy: Strategy | None = None,
         executor: str | Executor = "auto",
         bindings: Mapping[str, UserBinding] | None = None,
@@ -116,6 +123,8 @@ class PopDescentTuner(PopulationTuner):
             num_elites=num_elites,
             batches_per_iteration=batches_per_iteration,
             iterations=iterations,
+            max_gradient_steps=max_gradient_steps,
+            max_time=max_time,
             executor=executor,
             bindings=bindings,
             validation_samples=validation_samples,
