@@ -6,6 +6,7 @@ hyperparameters never change during its life, and summaries tell the truth.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,8 @@ from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_
 PARENT = "popdescent/parent_trial"
 BIRTH = "popdescent/birth_iteration"
 INHERITED = "popdescent/inherited_steps"
+# Beside a model's weights: what it needs to have weights before its first batch.
+BUILD_CONFIG = "build_config.json"
 # First members whose models are larger than `max_model_size` are drawn anew so many times.
 MAX_DRAWS = 20
 
@@ -105,6 +108,18 @@ class PopulationOracle(keras_tuner.Oracle):
         """
         self._next_values = dict(values)
         return self.create_trial(key)
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """Return the best trials, the best first; of equal ones, the first to be so good."""
+        best = super().get_best_trials(len(self.trials))
+        return sorted(best, key=self.rank)[:num_trials]
+
+    def rank(self, trial: Trial) -> tuple[float, int, str]:
+        """Return what trials are sorted by: equal scores (of accuracies, say) are common."""
+        sign = 1.0 if self.objective.direction == "min" else -1.0
+        # Where there are too few good ones, KerasTuner adds those without a score.
+        score = math.inf if trial.score is None else sign * trial.score
+        return score, trial.best_step or 0, trial.trial_id
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Give the new trial the values of the member that is being born."""
@@ -420,7 +435,7 @@ class PopulationTuner(keras_tuner.Tuner):
         Raises:
             ProjectError: If nothing was searched.
         """
-        return self._best_run().loop.history
+        return self._best()[0].loop.history
 
     def get_best_schedule(self) -> Schedule:
         """Return the winner's hyperparameters over gradient steps, through all its ancestors.
@@ -431,8 +446,7 @@ class PopulationTuner(keras_tuner.Tuner):
         Raises:
             ProjectError: If nothing was searched in this session.
         """
-        run = self._best_run()
-        best = run.loop.best()
+        run, best = self._best()
         schedule = run.loop.history.schedule(best.member_id, until=best.gradient_steps)
         if self._blueprint is None:
             return schedule
@@ -447,17 +461,16 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
-        if not self.oracle.get_best_trials(1) and not self._kept():
+        if not self._saved_trials() and not self._kept():
             raise self._nothing_searched()
         # Those of this session, and those that an earlier one left in the project directory.
-        found: dict[str, tuple[float, Callable[[], keras.Model]]] = {}
+        found: dict[str, tuple[tuple[float, int, str], Callable[[], keras.Model]]] = {}
         for trial in self._saved_trials():
-            found[trial.trial_id] = (trial.score, partial(self.load_model, trial))
+            found[trial.trial_id] = (self.oracle.rank(trial), partial(self.load_model, trial))
         for run, kept in self._kept():
             export = partial(run.loop.executor.export, kept.values, kept.state)
-            found[run.trials[kept.member_id].trial_id] = (kept.score, export)
-        sign = 1.0 if self.search_objective().direction == "min" else -1.0
-        ranked = sorted(found.values(), key=lambda entry: sign * entry[0])
+            found[run.trials[kept.member_id].trial_id] = (run.rank(kept), export)
+        ranked = sorted(found.values(), key=lambda entry: entry[0])
         return [make() for _, make in ranked[:num_models]]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
@@ -487,14 +500,11 @@ class PopulationTuner(keras_tuner.Tuner):
         blueprint = self._blueprint or self._make_blueprint(None)
         model = blueprint.build(values)
         if not model.built:
-            raise ProjectError(
-                describe(
-                    "The model's weights appear with the first batch only.",
-                    fix="Build it on an input shape, or take the model right after `search`.",
-                    model=model.name,
-                )
-            )
-        model.optimizer.build(model.trainable_variables)
+            # Its weights appear with the first batch: the shapes that it had are beside them.
+            config = Path(self._weights_path(trial.trial_id)).with_name(BUILD_CONFIG)
+            model.build_from_config(json.loads(config.read_text(encoding="utf-8")))
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(path)
         return model
 
@@ -519,14 +529,13 @@ class PopulationTuner(keras_tuner.Tuner):
     def _kept(self) -> list[tuple[_Run, Kept]]:
         """Return the best members of all executions, one entry a trial, the best first."""
         pairs = [(run, kept) for run in self._runs for kept in run.results()]
-        sign = 1.0 if self.search_objective().direction == "min" else -1.0
-        return sorted(pairs, key=lambda pair: sign * pair[1].score)
+        return sorted(pairs, key=lambda pair: pair[0].rank(pair[1]))
 
-    def _best_run(self) -> _Run:
+    def _best(self) -> tuple[_Run, Kept]:
         kept = self._kept()
         if not kept:
             raise self._nothing_searched()
-        return kept[0][0]
+        return kept[0]
 
     def _nothing_searched(self) -> ProjectError:
         return ProjectError(
@@ -552,7 +561,10 @@ class PopulationTuner(keras_tuner.Tuner):
             if kept.state.num_plain == (0, 0):
                 continue  # the user's own training has left no Keras model
             model = run.loop.executor.export(kept.values, kept.state)
-            model.save_weights(self._weights_path(run.trials[kept.member_id].trial_id))
+            path = Path(self._weights_path(run.trials[kept.member_id].trial_id))
+            model.save_weights(path)
+            config = json.dumps(model.get_build_config())
+            path.with_name(BUILD_CONFIG).write_text(config, encoding="utf-8")
         self.save()
 
 
@@ -695,6 +707,12 @@ class _Run(Observer):
         best = loop.best()
         return [best, *[kept for kept in loop.kept if kept.member_id != best.member_id]]
 
+    def rank(self, kept: Kept) -> tuple[float, int, str]:
+        """Return what kept members are sorted by, as the oracle sorts their trials."""
+        trial = self.trials[kept.member_id]
+        sign = 1.0 if self.tuner.oracle.objective.direction == "min" else -1.0
+        return sign * kept.score, trial.best_step or 0, trial.trial_id
+
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
             parent = self.trials[member.parents[0]].trial_id if member.parents else ""
@@ -754,7 +772,7 @@ class _Run(Observer):
         else:
             # Never NaN to the oracle: three such trials in a row would end the search.
             trial.status = TrialStatus.FAILED
-            trial.message = "The member never had a finite score."
+            trial.message = trial.message or "The member never had a finite score."
         self.tuner.on_trial_end(trial)
 
 

@@ -158,7 +158,6 @@ def make_result(
         KeyboardInterrupt: If the search was interrupted before there was anything to keep.
     """
     objective = tuner.oracle.objective
-    sign = 1.0 if objective.direction == "min" else -1.0
     pairs = [(run, kept) for run in runs for kept in run.results()]
     if not pairs:
         if any(run.loop.interrupted for run in runs):
@@ -170,7 +169,7 @@ def make_result(
                 hyperparameters=[dict(member.values) for member in runs[-1].loop.members],
             )
         )
-    run, best = min(pairs, key=lambda pair: sign * pair[1].score)
+    run, best = min(pairs, key=lambda pair: pair[0].rank(pair[1]))
     validation: dict[str, float] = {}
     heldout: dict[str, float] = {}
     if held is not None:
