@@ -12,6 +12,7 @@ from keras_popdescent.hyperparameters import find_handles as find_handles
 from keras_popdescent.population import Objective as Objective
 from keras_popdescent.population import Observer as Observer
 from keras_popdescent.population import Population as Population
+from keras_popdescent.strategies import ESGD as ESGD
 from keras_popdescent.strategies import ClosingPlan as ClosingPlan
 from keras_popdescent.strategies import LinearDimension as LinearDimension
 from keras_popdescent.strategies import LogDimension as LogDimension

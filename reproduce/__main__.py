@@ -1,46 +1,105 @@
 """`python -m reproduce`: data, run, report.
 
 python -m reproduce data
-python -m reproduce run table1 --dataset cifar10 --regularization without --seeds 5 15 24
+python -m reproduce run table1 --dataset cifar10 --regularization without --method popdescent
+python -m reproduce report
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from reproduce import data, report, table1
+from reproduce import data, figure1, report, table1, table2, table3, table4
+from reproduce.runs import Run, do_all
+
+SENSITIVITY = {"table3": table3, "table4": table4}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m reproduce", description="The paper's results.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("data", help="prepare Fashion-MNIST and CIFAR-10")
-    run = commands.add_parser("run", help="do runs; a finished one is skipped")
-    run.add_argument("table", choices=["table1"])
-    run.add_argument("--dataset", choices=list(table1.DATASETS), required=True)
-    run.add_argument("--regularization", choices=["with", "without"], required=True)
-    run.add_argument("--method", choices=list(table1.METHODS), default="popdescent")
-    run.add_argument("--seeds", type=int, nargs="+", default=list(table1.SEEDS))
-    run.add_argument("--smoke", action="store_true", help="a small slice, to see that all runs")
-    commands.add_parser("report", help="write RESULTS.md from the results")
-    arguments = parser.parse_args()
-    if arguments.command == "report":
-        print(report.write())
-        return
-    if arguments.command == "data":
+    chosen = parser().parse_args(arguments)
+    if chosen.command == "report":
+        for path in report.write(chosen.results, chosen.output):
+            print(path.name)
+    elif chosen.command == "data":
         for name in data.CHECKSUMS:
             arrays = data.load(name)
             print(f"{name}: {', '.join(str(array.shape) for array in arrays)}")
-        return
-    for path in table1.run(
-        arguments.dataset,
-        arguments.regularization,
-        arguments.method,
-        arguments.seeds,
-        arguments.smoke,
-    ):
-        print(path.name)
+    else:
+        for path in do_all(todo(chosen), chosen.smoke):
+            print(path.name)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; whatever is not chosen means all that the paper has."""
+    top = argparse.ArgumentParser(prog="python -m reproduce", description="The paper's results.")
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("data", help="prepare Fashion-MNIST and CIFAR-10")
+    run = commands.add_parser("run", help="do runs; a finished one is skipped")
+    what = run.add_subparsers(dest="what", required=True)
+
+    first = _experiment(what, "table1", "benchmark comparison", table1.SEEDS)
+    first.add_argument("--dataset", choices=table1.DATASETS, nargs="+", default=table1.DATASETS)
+    first.add_argument(
+        "--regularization",
+        choices=table1.REGULARIZATIONS,
+        nargs="+",
+        default=table1.REGULARIZATIONS,
+    )
+    first.add_argument("--method", choices=table1.METHODS, nargs="+", default=table1.METHODS)
+    first.add_argument(
+        "--protocol",
+        choices=table1.PROTOCOLS,
+        default=table1.PROTOCOLS[0],
+        help="fair: the same network for all, and selection on validation, in the baselines too",
+    )
+    second = _experiment(what, "table2", "ablation", table2.SEEDS)
+    second.add_argument("--row", choices=list(table2.ROWS), nargs="+", default=list(table2.ROWS))
+    for name, table in SENSITIVITY.items():
+        sensitivity = _experiment(what, name, "sensitivity", (table.SEED,))
+        sensitivity.add_argument(
+            "--vary", choices=list(table.ROWS), nargs="+", default=list(table.ROWS)
+        )
+    figure = _experiment(what, "figure1", "progress over gradient steps", figure1.SEEDS)
+    figure.add_argument("--method", choices=figure1.METHODS, nargs="+", default=figure1.METHODS)
+
+    written = commands.add_parser("report", help="write RESULTS.md and pictures from the results")
+    written.add_argument("--results", type=Path, default=None, help="folder of the results")
+    written.add_argument("--output", type=Path, default=None, help="folder to write to")
+    return top
+
+
+def _experiment(
+    what: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    title: str,
+    seeds: tuple[int, ...],
+) -> argparse.ArgumentParser:
+    experiment = what.add_parser(name, help=title)
+    experiment.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    experiment.add_argument(
+        "--smoke", action="store_true", help="a small slice, to see that all runs"
+    )
+    return experiment
+
+
+def todo(chosen: argparse.Namespace) -> list[Run]:
+    """Return the runs that a command line asks for."""
+    if chosen.what == "table1":
+        return table1.runs(
+            chosen.dataset,
+            chosen.regularization,
+            chosen.method,
+            chosen.seeds,
+            chosen.protocol,
+            chosen.smoke,
+        )
+    if chosen.what == "table2":
+        return table2.runs(chosen.row, chosen.seeds, chosen.smoke)
+    if chosen.what == "figure1":
+        return figure1.runs(chosen.method, chosen.seeds, chosen.smoke)
+    return SENSITIVITY[chosen.what].runs(chosen.vary, chosen.seeds, chosen.smoke)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,92 @@
-"""One JSON file a run: settings, seed, losses, steps, wall time, versions."""
+"""One JSON file a run: settings, seed, losses, steps, wall time, versions.
+
+A finished run is skipped. An interrupted one goes on from what it keeps in its work folder, which
+lies in the cache and is removed at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from reproduce.data import cache_folder
+
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("keras", "keras-tuner", "numpy", "tensorflow", "tensorflow-cpu", "jax")
 
 
-def run_once(name: str, settings: dict[str, Any], run: Callable[[], dict[str, Any]]) -> Path:
-    """Do a run unless its result is there, and return the path of the result.
+@dataclass(frozen=True)
+class Run:
+    """One run of one method.
+
+    Attributes:
+        name: Name of the result's file, without ending.
+        settings: All settings, for the file.
+        do: Does it, with a folder for what an interrupted run needs; returns losses and steps.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    do: Callable[[Path], dict[str, Any]]
+
+
+def do_all(todo: Sequence[Run], smoke: bool = False) -> list[Path]:
+    """Do the runs that have no result yet, and return the paths of all results.
 
     Args:
-        name: Name of the result's file, without ending.
-        settings: All settings of the run, for the file.
-        run: Does it; returns losses and step counts.
+        todo: The runs.
+        smoke: Whether these are runs on a small slice, which are repeated each time and whose
+            results stay in the cache.
     """
-    path = RESULTS / f"{name}.json"
-    if path.exists():
-        print(f"{name}: done before")
-        return path
-    print(f"{name}: running")
+    paths = []
+    for number, run in enumerate(todo, 1):
+        path = result_path(run.name, smoke)
+        paths.append(path)
+        if path.exists() and not smoke:
+            print(f"[{number}/{len(todo)}] {run.name}: done before", flush=True)
+            continue
+        print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+        _do(run, path, smoke)
+    return paths
+
+
+def result_path(name: str, smoke: bool = False) -> Path:
+    """Return where a run's result is."""
+    return (cache_folder() / "smoke" if smoke else RESULTS) / f"{name}.json"
+
+
+def work_folder(name: str, smoke: bool = False) -> Path:
+    """Return where a run keeps what it needs to go on after an interrupt."""
+    return cache_folder() / ("smoke_runs" if smoke else "runs") / name
+
+
+def _do(run: Run, path: Path, smoke: bool) -> None:
+    folder = work_folder(run.name, smoke)
+    if smoke:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = folder / "starts"
+    with starts.open("a", encoding="utf-8") as file:
+        file.write(f"{time.time():.0f}\n")
     began = time.perf_counter()
-    result = run()
+    result = run.do(folder)
     record = {
-        "name": name,
-        "settings": settings,
+        "name": run.name,
+        "settings": run.settings,
         **result,
+        # Of the last start only; a run that was interrupted has more.
         "seconds": round(time.perf_counter() - began, 1),
+        "starts": len(starts.read_text("utf-8").splitlines()),
         "device": _device(),
         "versions": _versions(),
     }
@@ -44,7 +94,13 @@ def run_once(name: str, settings: dict[str, Any], run: Callable[[], dict[str, An
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
-    return path
+    shutil.rmtree(folder)
+
+
+def read_all(pattern: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """Return the results whose names match a pattern, in the order of seeds."""
+    found = [json.loads(path.read_text("utf-8")) for path in (folder or RESULTS).glob(pattern)]
+    return sorted(found, key=lambda result: (int(result["seed"]), str(result["name"])))
 
 
 def _device() -> str:

@@ -7,6 +7,7 @@ the members' reports to the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -78,6 +79,7 @@ class FitExecutor(Executor):
 
     def start(self, setup: Setup) -> None:
         first = dict(setup.values[0])
+        self._objective = setup.objective
         donated = keras.backend.backend() == "jax"
         batch = self._first_batch() if keras.backend.backend() == "tensorflow" else ()
         self.live = LiveModel(self.blueprint, first, 0, batch, full=bool(batch), donated=donated)
@@ -105,8 +107,11 @@ class FitExecutor(Executor):
         batch: Batch = keras.tree.map_structure(lambda array: array[:8], self._validation)
         return batch
 
-    def swap_in(self, slot: int) -> None:
-        """Put a member into the model."""
+    def swap_in(self, slot: int, fresh_optimizer: bool = False) -> None:
+        """Put a member into the model, on request with an optimizer as just built."""
+        if fresh_optimizer:
+            self._states[slot] = replace(self._states[slot], optimizer=self._fresh.optimizer)
+            self._newborn.add(slot)
         restore(self.live, self._states[slot])
         if slot in self._newborn:
             self.live.write_values(self._values[slot])
@@ -143,19 +148,35 @@ class FitExecutor(Executor):
     ) -> list[Report]:
         raise NotImplementedError("`fit` trains the members.")
 
+    def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
+        before = capture(self.live)
+        scores = []
+        for child in candidates:
+            # Whatever its seed: nothing is drawn while a model is scored.
+            restore(self.live, self._child_state(child, self._states, seed=0))
+            self.live.write_values(child.values)
+            scores.append(self._objective.score(self.score(child.slot)))
+        restore(self.live, before)
+        return scores
+
     def apply(self, offspring: Sequence[Offspring]) -> None:
         before = list(self._states)
         for child, seed in zip(offspring, self._seeds.spawn(len(offspring)), strict=True):
             self._values[child.slot] = dict(child.values)
             self._newborn.add(child.slot)
-            self._states[child.slot] = inherit(
-                [before[parent] for parent in child.parents],
-                self.live,
-                optimizer=child.optimizer_state,
-                fresh=self._fresh,
-                seed=integer_seed(seed),
-                noise=child.weight_noise,
-            )
+            self._states[child.slot] = self._child_state(child, before, integer_seed(seed))
+
+    def _child_state(
+        self, child: Offspring, states: Sequence[MemberState], seed: int
+    ) -> MemberState:
+        return inherit(
+            [states[parent] for parent in child.parents],
+            self.live,
+            optimizer=child.optimizer_state,
+            fresh=self._fresh,
+            seed=seed,
+            noise=child.weight_noise,
+        )
 
     def capture(self, slot: int) -> MemberState:
         return self._states[slot]

@@ -254,7 +254,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         loop.end()
 
     def _take_turn(self) -> None:
-        self._executor.swap_in(self._slot)
+        self._executor.swap_in(self._slot, self.strategy.training.fresh_optimizer)
         self._batches = 0
         # The reported training loss is then that of the turn.
         self.model.reset_metrics()

@@ -85,12 +85,16 @@ class SequentialExecutor(Executor):
         training = setup.data.training
         default = training.batch_size or 0
         sizes = [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
-        feeds = training.take(list(slots), num_batches, plan or setup.training, sizes)
+        plan = plan or setup.training
+        feeds = training.take(list(slots), num_batches, plan, sizes)
         self._sampler.next_iteration()
-        return [self._advance_one(s, f, score) for s, f in zip(slots, feeds, strict=True)]
+        pairs = zip(slots, feeds, strict=True)
+        return [self._advance_one(s, f, score, plan.fresh_optimizer) for s, f in pairs]
 
-    def _advance_one(self, slot: int, feed: Any, score: bool) -> Report:
+    def _advance_one(self, slot: int, feed: Any, score: bool, fresh_optimizer: bool) -> Report:
         began = time.perf_counter()
+        if fresh_optimizer:
+            self._renew_optimizer(slot)
         stage = self._swap_in(slot)
         hooks = self._setup.hooks
         if hooks is not None:
@@ -145,6 +149,27 @@ class SequentialExecutor(Executor):
             stage.validation = self._sampler.load(stage.stepper)
         return self._sampler.evaluate(slot, stage.live, stage.stepper, stage.validation)
 
+    def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
+        return [self._try_out_one(child) for child in candidates]
+
+    def _try_out_one(self, child: Offspring) -> float:
+        self._check_shapes(child)
+        stage = self._stage(child.values)
+        # Whatever its seed: nothing is drawn while a model is scored.
+        restore(stage.live, _child_state(child, self._states, stage, seed=0))
+        stage.live.write_values(child.values)
+        self._resident = None
+        logs = {f"val_{name}": value for name, value in self._score(child.slot, stage).items()}
+        return self._setup.objective.score(logs)
+
+    def _renew_optimizer(self, slot: int) -> None:
+        """Give a member an optimizer as just built, with the member's own values."""
+        fresh = self._stage(self._values[slot]).fresh
+        self._states[slot] = replace(self._states[slot], optimizer=fresh.optimizer)
+        self._groups[slot] = self._new_group()
+        self._newborn.add(slot)
+        self._resident = None
+
     def apply(self, offspring: Sequence[Offspring]) -> None:
         for child in offspring:
             self._check_shapes(child)
@@ -155,14 +180,7 @@ class SequentialExecutor(Executor):
         for child, seed in zip(offspring, seeds, strict=True):
             self._values[child.slot] = dict(child.values)
             stage = self._stage(child.values)
-            self._states[child.slot] = inherit(
-                [states[parent] for parent in child.parents],
-                stage.live,
-                optimizer=child.optimizer_state,
-                fresh=stage.fresh,
-                seed=integer_seed(seed),
-                noise=child.weight_noise,
-            )
+            self._states[child.slot] = _child_state(child, states, stage, integer_seed(seed))
             shares = child.optimizer_state == "fresh_slots"
             self._groups[child.slot] = groups[child.parents[0]] if shares else self._new_group()
             self._newborn.add(child.slot)
@@ -319,6 +337,20 @@ class SequentialExecutor(Executor):
         custom = type(stage.live.model).train_step is not keras.Model.train_step
         if missing and not custom:
             self._setup.objective.score(dict.fromkeys(names, 0.0))
+
+
+def _child_state(
+    child: Offspring, states: Sequence[MemberState], stage: _Stage, seed: int
+) -> MemberState:
+    """Return a child's state, made from its parents' among `states`."""
+    return inherit(
+        [states[parent] for parent in child.parents],
+        stage.live,
+        optimizer=child.optimizer_state,
+        fresh=stage.fresh,
+        seed=seed,
+        noise=child.weight_noise,
+    )
 
 
 def _reported(model: keras.Model) -> list[str]:

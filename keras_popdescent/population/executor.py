@@ -97,8 +97,8 @@ class Report:
 class Executor(ABC):
     """Trains, scores and rewrites the members of one population.
 
-    The order of calls: `start`, then any number of `advance` and `apply`, then `close`. `advance`
-    trains and scores in one go, so that a member has to be put into its model only once.
+    The order of calls: `start`, then any number of `advance`, `try_out` and `apply`, then `close`.
+    `advance` trains and scores in one go, so that a member has to be put into its model only once.
     """
 
     @abstractmethod
@@ -127,6 +127,16 @@ class Executor(ABC):
             batch_size: Samples a batch; None for the members' own.
             plan: Which batches; None for the setup's plan.
             score: Whether they are scored too.
+        """
+
+    @abstractmethod
+    def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
+        """Return the scores of children that are not born yet; no member changes.
+
+        `apply` makes the same child of the same `Offspring`, whichever slot it names then.
+
+        Raises:
+            ObjectiveError: If the objective is not measured on validation data alone.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from keras_popdescent.data import SearchData
-from keras_popdescent.errors import DivergedError, describe
+from keras_popdescent.errors import DivergedError, ObjectiveError, describe
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
 from keras_popdescent.operators.fitness import fitness
 from keras_popdescent.population.budget import Budget
@@ -156,7 +156,22 @@ class Loop:
         ]
 
     def start(self, setup: Setup) -> None:
-        """Make the first members."""
+        """Make the first members.
+
+        Raises:
+            ObjectiveError: If the strategy tries children out and the objective is not measured on
+                validation data: such children have not trained.
+        """
+        names = self.objective.names
+        if self.strategy.tries_candidates and not all(n.startswith("val_") for n in names):
+            raise ObjectiveError(
+                describe(
+                    f"`{type(self.strategy).__name__}` scores children before they have trained.",
+                    "Its objective must be measured on validation data.",
+                    fix="Choose an objective that begins with `val_`, such as `val_loss`.",
+                    objective=self.objective.name,
+                )
+            )
         self.executor.start(setup)
         self._began = time.perf_counter()
         births = []
@@ -243,7 +258,7 @@ class Loop:
     def _absorb(self, reports: Sequence[Report]) -> IterationRecord:
         self.iteration += 1
         self._take(reports)
-        view = self._view()
+        view = self._with_candidates(self._view())
         records = self._member_records(view, {report.slot: report for report in reports})
         offspring = self.strategy.evolve(view, self._rng)
         newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
@@ -251,6 +266,15 @@ class Loop:
         self._replace(offspring, [member for member, _ in newborn])
         self._watch_divergence(view)
         return record
+
+    def _with_candidates(self, view: PopulationView) -> PopulationView:
+        """Have the children scored that the strategy wants to see first."""
+        candidates = self.strategy.candidates(view, self._rng)
+        if not candidates:
+            return view
+        scores = self.executor.try_out(candidates)
+        pairs = zip(candidates, scores, strict=True)
+        return replace(view, candidates=[replace(child, score=score) for child, score in pairs])
 
     def _take(self, reports: Sequence[Report]) -> None:
         for report in reports:
@@ -335,6 +359,7 @@ class Loop:
             born=self.iteration,
             inherited_steps=parents[0].gradient_steps,
             gradient_steps=parents[0].gradient_steps,
+            score=child.score,
         )
         birth = BirthRecord(
             slot=child.slot,
@@ -360,6 +385,7 @@ class Loop:
         self._num_born += len(newborn)
         for member in newborn:
             self.members[member.slot] = member
+            self._keep(member)
         for observer in self.observers:
             observer.births(newborn)
 
@@ -411,7 +437,7 @@ class Loop:
     def best(self) -> Kept:
         """Return the result: the best member ever seen, or the fittest now, as the strategy says.
 
-        Newborn members have no score yet and count as unscored.
+        Newborn members that were not tried out have no score yet and count as unscored.
         """
         if self.strategy.keep_best and self.kept:
             return self.kept[0]

@@ -6,6 +6,7 @@ from keras_popdescent.strategies.base import PopulationView as PopulationView
 from keras_popdescent.strategies.base import ScoringPlan as ScoringPlan
 from keras_popdescent.strategies.base import Strategy as Strategy
 from keras_popdescent.strategies.base import TrainingPlan as TrainingPlan
+from keras_popdescent.strategies.esgd import ESGD as ESGD
 from keras_popdescent.strategies.mutations import LogNormalMutation as LogNormalMutation
 from keras_popdescent.strategies.mutations import Mutation as Mutation
 from keras_popdescent.strategies.mutations import ReferenceMutation as ReferenceMutation

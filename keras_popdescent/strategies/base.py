@@ -36,6 +36,8 @@ class Offspring:
             empty slots under the first parent's step counter, which parent and child go on sharing
             (the authors' code).
         strength: How hard the child was mutated, for the record.
+        score: The child's score, where it was tried out before its birth; see
+            `Strategy.candidates`.
     """
 
     slot: int
@@ -44,6 +46,7 @@ class Offspring:
     weight_noise: NoiseSpec = NO_NOISE
     optimizer_state: OptimizerState = "inherit"
     strength: float = 0.0
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,13 @@ class TrainingPlan:
             (the authors' code).
         passes: How many times an iteration passes over its batches (the authors' "epochs"); an
             iteration has `passes * batches_per_iteration` gradient steps.
+        fresh_optimizer: Whether every member begins every iteration with an optimizer as just
+            built, with its own values (evolutionary stochastic gradient descent).
     """
 
     batches: Literal["own", "common", "subset"] = "own"
     passes: int = 1
+    fresh_optimizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class PopulationView:
         space: The search space.
         direction: `"min"` or `"max"`.
         births_left: How many members may still be born; None for no limit.
+        candidates: Children that the strategy had tried out after this iteration, each with its
+            score; empty for most strategies.
         fitness: (population_size,) float array in [0, 1]; computed from the scores.
     """
 
@@ -119,6 +127,7 @@ class PopulationView:
     space: SearchSpace
     direction: Direction = "min"
     births_left: int | None = None
+    candidates: Sequence[Offspring] = ()
     fitness: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,7 +149,8 @@ class Strategy(ABC):
 
     Shared: members with a non-finite score have fitness 0 and are replaced first; when no member is
     finite nothing can be copied and nobody is replaced; nobody is replaced after the last iteration
-    (the child could neither train nor be scored); no more members are born than allowed.
+    (the child could neither train nor be scored), unless children are tried out before their birth;
+    no more members are born than allowed.
 
     Attributes:
         training: Which batches members train on.
@@ -153,6 +163,8 @@ class Strategy(ABC):
         regularization: Which penalty terms `"l2_scale"` applies to.
         implicit: Whether the model's own learning rate and L2 may be mutated where the search space
             holds nothing live.
+        tries_candidates: Whether children are tried out, that is scored, before the strategy
+            decides which of them replace members; `_candidates` then names them.
     """
 
     training: TrainingPlan = TrainingPlan()
@@ -162,6 +174,7 @@ class Strategy(ABC):
     multipliers: tuple[str, ...] = ()
     implicit: bool = True
     regularization: Regularization = "all"
+    tries_candidates: bool = False
 
     def start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
         """Return the first members' hyperparameter values, one dict a slot.
@@ -173,6 +186,20 @@ class Strategy(ABC):
         """
         return self._start(size, space, rng)
 
+    def candidates(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
+        """Return children to try out before `evolve`; none for most strategies.
+
+        They are built from their parents, scored as members are, and forgotten. `evolve` sees them
+        with their scores in `view.candidates`, and may return some of them, in any slot.
+
+        Args:
+            view: Scores, values and bookkeeping of the iteration that has just ended.
+            rng: Source of randomness.
+        """
+        if not self.tries_candidates or not view.fitness.any():
+            return []
+        return self._candidates(view, rng)
+
     def evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
         """Decide who is replaced; slots that are not named stay as they are.
 
@@ -180,7 +207,8 @@ class Strategy(ABC):
             view: Scores, values and bookkeeping of the iteration that has just ended.
             rng: Source of randomness.
         """
-        if view.iteration >= view.num_iterations or not view.fitness.any():
+        over = view.iteration >= view.num_iterations and not self.tries_candidates
+        if over or not view.fitness.any():
             return []
         offspring = self._evolve(view, rng)
         return offspring if view.births_left is None else offspring[: view.births_left]
@@ -189,6 +217,10 @@ class Strategy(ABC):
         """Member 0 has the defaults, the others are drawn from the prior."""
         first = space.defaults()
         return [first] + [space.initial(rng) for _ in range(size - 1)]
+
+    def _candidates(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
+        """Return the children to try out, where `tries_candidates`; their slots mean nothing."""
+        return []
 
     @abstractmethod
     def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:

@@ -91,6 +91,7 @@ class ScriptedExecutor(Executor):
         scores: A function of (slot, call of `advance` from 1, values), or a table with a row for
             each call of `advance` and a column for each slot. What the function raises leaves
             `advance`; the members before that slot have trained.
+        candidate_scores: The score of a child that is tried out; by default infinity.
 
     Attributes:
         advances: The calls of `advance`.
@@ -107,8 +108,11 @@ class ScriptedExecutor(Executor):
         ([1], 0.3)
     """
 
-    def __init__(self, scores: Scores) -> None:
+    def __init__(
+        self, scores: Scores, candidate_scores: Callable[[Offspring], float] | None = None
+    ) -> None:
         self._scores = scores
+        self._candidate_scores = candidate_scores or (lambda child: float("inf"))
         self.advances: list[Advance] = []
         self.applied: list[list[Offspring]] = []
         self.data: SearchData | None = None
@@ -166,6 +170,9 @@ class ScriptedExecutor(Executor):
         if callable(self._scores):
             return float(self._scores(slot, call, dict(self._models[slot].values)))
         return float(self._scores[call - 1][slot])
+
+    def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
+        return [float(self._candidate_scores(child)) for child in candidates]
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
         self.applied.append(list(offspring))

@@ -395,6 +395,48 @@ class ExecutorConformance:
 
     # --- States --------------------------------------------------------------------------------
 
+    def test_a_child_can_be_tried_out(self) -> None:
+        """It scores what an exported model of that child scores, and no member changes."""
+        executor = self.started()
+        executor.advance([0, 1, 2], STEPS)
+        before = [executor.capture(slot) for slot in range(3)]
+        noise = NoiseSpec("gaussian", 0.1, 7)
+        values = dict(FIRST_VALUES[1])
+        child = Offspring(0, (1, 2), values, weight_noise=noise, optimizer_state="fresh")
+        [score, parents_score] = executor.try_out([child, replace(child, parents=(1,))])
+        for slot in range(3):
+            _assert_same(executor.capture(slot), before[slot])
+        executor.apply([replace(child, slot=2)])
+        exported = executor.export(values, executor.capture(2))
+        x, y = make_data()["validation_data"]
+        error = float(np.mean((exported.predict(x, verbose=0) - y) ** 2))
+        assert abs(score - error) <= 1e-5 * error
+        assert score != parents_score
+        # Whoever was in the model before goes on as if nothing had been.
+        executor.restore(executor.snapshot())
+        assert np.isfinite(_scores(executor.advance([0, 1, 2], STEPS))).all()
+
+    def test_trying_children_out_changes_nothing(self) -> None:
+        """Training goes on as it would have."""
+        first = self.started()
+        first.advance([0, 1, 2], STEPS)
+        first.try_out([Offspring(1, (0, 2), dict(FIRST_VALUES[2]))])
+        expected = _scores(first.advance([0, 1, 2], STEPS))
+        second = self.started()
+        second.advance([0, 1, 2], STEPS)
+        assert _scores(second.advance([0, 1, 2], STEPS)) == expected
+
+    def test_an_iteration_can_begin_with_a_fresh_optimizer(self) -> None:
+        """Slots and step counter are as just built, the member's values are its own."""
+        executor = self.started()
+        executor.advance([0, 1, 2], STEPS)
+        plan = TrainingPlan(fresh_optimizer=True)
+        [report] = executor.advance([1], STEPS, plan=plan)
+        model = executor.export(dict(FIRST_VALUES[1]), executor.capture(1))
+        assert report.gradient_steps == STEPS
+        assert int(_array(model.optimizer.iterations)) == STEPS
+        np.testing.assert_allclose(_array(model.optimizer.learning_rate), 0.02)
+
     def test_a_captured_state_does_not_change(self) -> None:
         """Neither when its member trains on, nor when it is replaced."""
         executor = self.started()

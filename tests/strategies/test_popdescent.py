@@ -274,7 +274,7 @@ def test_config_says_all_that_was_chosen():
         "noise_scale": 0.01,
         "noise_kind": "scalar",
         "optimizer_state": "fresh_slots",
-        "training": {"batches": "subset", "passes": 2},
+        "training": {"batches": "subset", "passes": 2, "fresh_optimizer": False},
         "scoring": {"sample": "own", "num_samples": 640},
         "closing": {"rounds": 5, "batches": 64, "batch_size": 128, "passes": 1},
         "keep_best": False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_popdescent.strategies import PopDescent, UnitMutation
+from keras_popdescent.strategies import ESGD, PopDescent, UnitMutation
 from keras_popdescent.testing import StrategyConformance
 
 
@@ -26,3 +26,10 @@ class TestPopDescentPaper(StrategyConformance):
 class TestPopDescentReference(StrategyConformance):
     def make_strategy(self):
         return PopDescent.reference()
+
+
+class TestESGD(StrategyConformance):
+    strength_is_shortfall = False
+
+    def make_strategy(self):
+        return ESGD()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_popdescent import ClosingPlan, PopDescent, Population
 from keras_popdescent.strategies.base import Regularization
-from reproduce import networks
 from reproduce.data import Split
-from reproduce.evaluation import measure
+from reproduce.evaluation import best_on_test, fair, measure
+from reproduce.monitor import Monitor
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,15 @@ class Settings:
         batches: Batches an iteration.
         batch_size: Images a batch.
         population_size: N.
-        num_elites: m; N - m are replaced.
+        num_elites: m; N - m are replaced. With m = N nobody is: "randomization" is off.
         fine_tuning_rounds: Rounds of training after the last iteration, not counted by the paper.
         fine_tuning_batches: Batches of a round.
         fine_tuning_batch_size: Images of such a batch.
         penalty_terms: Which penalty terms the multiplier r applies to.
+        learning_rate: Adam's, which stays fixed.
+        l2: L2 coefficient; None for no regularization.
+        objective: What selects: the loss on 640 validation images, or that of the last training
+            batch.
     """
 
     iterations: int
@@ -42,6 +48,9 @@ class Settings:
     fine_tuning_batches: int = 0
     fine_tuning_batch_size: int = 64
     penalty_terms: Regularization = "first"
+    learning_rate: float = 1e-3
+    l2: float | None = None
+    objective: str = "val_loss"
 
     @property
     def counted_steps(self) -> int:
@@ -53,6 +62,10 @@ class Settings:
         """Gradient steps with the fine-tuning."""
         tuning = self.fine_tuning_rounds * self.fine_tuning_batches * self.population_size
         return self.counted_steps + tuning
+
+    def smoke(self) -> Settings:
+        """Return settings that run through everything in seconds."""
+        return replace(self, iterations=2, batches=4, fine_tuning_rounds=1, fine_tuning_batches=2)
 
 
 FASHION_MNIST = Settings(
@@ -72,7 +85,12 @@ CIFAR10 = Settings(
 
 
 def run(
-    settings: Settings, split: Split, build: Callable[[], keras.Model], seed: int
+    settings: Settings,
+    split: Split,
+    build: Callable[[], keras.Model],
+    seed: int,
+    folder: Path,
+    monitor: bool = False,
 ) -> dict[str, Any]:
     """Train a population and measure all its members.
 
@@ -81,6 +99,8 @@ def run(
         split: The data.
         build: Returns the compiled network.
         seed: Seed of everything.
+        folder: Where an interrupted run finds what it needs to go on.
+        monitor: Whether Figure 1's curve is measured.
     """
     strategy = PopDescent.reference(
         passes=settings.passes,
@@ -92,8 +112,15 @@ def run(
         regularization=settings.penalty_terms,
     )
     population = Population.from_model(
-        build, settings.population_size, settings.num_elites, strategy=strategy, seed=seed
+        build,
+        settings.population_size,
+        settings.num_elites,
+        strategy=strategy,
+        objective=(settings.objective, "min"),
+        seed=seed,
     )
+    # The lowest loss of the population, after replacement, on 640 validation images.
+    curve = Monitor(folder, split.x_val, split.y_val, 640, np.random.default_rng([seed, 1]))
     history = population.fit(
         split.x_train,
         split.y_train,
@@ -101,35 +128,22 @@ def run(
         iterations=settings.iterations,
         batches_per_iteration=settings.batches,
         batch_size=settings.batch_size,
+        observers=[curve] if monitor else [],
     )
     members = [measure(model, split) for model in population.models()]
-    published = min(members, key=lambda member: member["published_test_loss"])
-    fair = min(members, key=lambda member: member["val_loss"])
     return {
         "seed": seed,
         "counted_steps": settings.counted_steps,
         "all_steps": history.gradient_steps,
-        # The authors' choice: the member of the lowest test loss.
-        "as_published": {
-            "test_loss": published["published_test_loss"],
-            "train_loss": published["published_train_loss"],
-        },
-        # The member of the lowest validation loss, on the whole test half.
-        "fair": {key: fair[key] for key in ("val_loss", "test_loss", "test_accuracy")},
+        "as_published": best_on_test(members),
+        "fair": fair(members),
         "members": members,
         "lowest_val_loss": [
             min(member.score for member in record.members) for record in history.iterations()
         ],
+        # The multipliers c and r of the last members, by slot.
+        "values": [dict(member.values) for member in history.iterations()[-1].members],
+        "curve": curve.points,
         "strategy": strategy.get_config(),
         "setting": asdict(settings),
     }
-
-
-def network(dataset: str, regularized: bool) -> Callable[[], keras.Model]:
-    """Return the builder of the paper's network for a data set."""
-    builders: dict[str, Callable[..., keras.Model]] = {
-        "fmnist": networks.fashion_mnist,
-        "cifar10": networks.cifar10,
-    }
-    build = builders[dataset]
-    return lambda: build(l2=0.001 if regularized else None)

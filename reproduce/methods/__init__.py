@@ -1,0 +1,1 @@
+"""The methods that the paper compares, each as the authors ran it."""
