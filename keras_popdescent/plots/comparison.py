@@ -184,7 +184,7 @@ def plot_comparison(
     data = comparison_data(searches, objective, direction)
     with style.drawing(ax) as axes:
         draw_comparison(axes, data)
-        legend_above(axes)
+        legend_above(axes, length=4.5)
         return style.figure_of(axes)
 
 

@@ -24,6 +24,7 @@ from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError, ProjectError, describe
 from keras_popdescent.history import History, IterationRecord, Schedule
+from keras_popdescent.hyperparameters import BATCH_SIZE
 from keras_popdescent.hyperparameters.space import fixed_values, tunable
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.budget import (
@@ -223,7 +224,7 @@ class PopulationTuner(keras_tuner.Tuner):
             return search_with_own_training(self, _Run, own, fit_args, fit_kwargs, heldout_data)
         arguments = fit_arguments(fit_args, fit_kwargs)
         check_strategy(self.distribution_strategy)
-        data = prepare(**arguments.data)
+        data = prepare(**self._with_batch_size(arguments.data))
         objective = self.search_objective()
         check_objective(objective, data)
         held = prepare_heldout(heldout_data)
@@ -268,6 +269,13 @@ class PopulationTuner(keras_tuner.Tuner):
             self._save_best()
             self.on_search_end()
         return make_result(self, self._runs[first:], data, held)
+
+    def _with_batch_size(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data's arguments; an epoch is counted in batches of the default size."""
+        declared = {hp.name: hp.default for hp in self.oracle.get_space().space}
+        if arguments.get("batch_size") is not None or BATCH_SIZE not in declared:
+            return dict(arguments)
+        return {**arguments, "batch_size": declared[BATCH_SIZE]}
 
     def check_initial(self, space: SearchSpace) -> None:
         """Refuse initial values of hyperparameters that are not there: they would have no effect.

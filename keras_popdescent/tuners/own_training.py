@@ -25,6 +25,7 @@ from keras_popdescent.callbacks.members import fresh_callback
 from keras_popdescent.data import SearchData
 from keras_popdescent.errors import (
     ModelError,
+    ObjectiveError,
     PopDescentError,
     ResultError,
     TrainingError,
@@ -460,14 +461,22 @@ class OwnTraining(Executor):
                 )
             ) from error
 
+    def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
+        raise ObjectiveError(
+            describe(
+                "The strategy scores children before they are born, and your own training scores "
+                "members only after it has trained them.",
+                "Expected a strategy without candidates, `PopDescent()` for example.",
+            )
+        )
+
     def apply(self, offspring: Sequence[Offspring]) -> None:
         states, calls = list(self._states), list(self._num_calls)
         for child in offspring:
             self._lives[child.slot].end()
-            parent = child.parents[0]
             self._values[child.slot] = dict(child.values)
-            self._states[child.slot] = _inherit(states[parent], child)
-            self._num_calls[child.slot] = calls[parent]
+            self._states[child.slot] = _inherit([states[p] for p in child.parents], child)
+            self._num_calls[child.slot] = calls[child.parents[0]]
             self._models.pop(child.slot, None)
             self._lives[child.slot] = _Life(self._given)
 
@@ -522,23 +531,26 @@ class OwnTraining(Executor):
         self._models.clear()
 
 
-def _inherit(parent: OwnState, child: Offspring) -> OwnState:
-    """Return a child's state: its parent's weights with noise, and the optimizer as asked for."""
-
-    def one(state: OwnState) -> OwnState:
-        weights = list(state.weights)
-        add_noise(weights, state.trainable, child.weight_noise)
-        kept = state.optimizer if child.optimizer_state == "inherit" else ()
-        return replace(
-            state,
-            weights=tuple(np.asarray(keras.ops.convert_to_numpy(weight)) for weight in weights),
-            optimizer=kept,
-            num_plain=(len(weights), len(kept)),
-            models=tuple(one(model) for model in state.models),
-            steps=state.steps if kept else 0,
-        )
-
-    return one(parent)
+def _inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
+    """Return a child's state: weights with noise (of several parents, averaged), and optimizer."""
+    first = parents[0]
+    weights = list(first.weights)
+    if all(len(parent.weights) == len(weights) for parent in parents[1:]):
+        for index in first.trainable if len(parents) > 1 else ():
+            weights[index] = np.mean([parent.weights[index] for parent in parents], axis=0)
+    add_noise(weights, first.trainable, child.weight_noise)
+    kept = first.optimizer if child.optimizer_state == "inherit" else ()
+    groups = zip(*(parent.models for parent in parents), strict=False)
+    return replace(
+        first,
+        weights=tuple(np.asarray(keras.ops.convert_to_numpy(weight)) for weight in weights),
+        optimizer=kept,
+        num_plain=(len(weights), len(kept)),
+        models=tuple(
+            _inherit(group, child) for group in zip(*(p.models for p in parents), strict=False)
+        ),
+        steps=first.steps if kept else 0,
+    )
 
 
 def _steps(before: OwnState, after: OwnState) -> int:
