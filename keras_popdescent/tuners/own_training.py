@@ -546,9 +546,7 @@ def _inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
         weights=tuple(np.asarray(keras.ops.convert_to_numpy(weight)) for weight in weights),
         optimizer=kept,
         num_plain=(len(weights), len(kept)),
-        models=tuple(
-            _inherit(group, child) for group in zip(*(p.models for p in parents), strict=False)
-        ),
+        models=tuple(_inherit(group, child) for group in groups),
         steps=first.steps if kept else 0,
     )
 
