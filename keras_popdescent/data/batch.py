@@ -17,6 +17,8 @@ Batch = tuple[Any, ...]
 def as_batch(item: Any) -> Batch:
     """Return what an iterator yielded as a tuple of one to three parts."""
     parts = tuple(item) if isinstance(item, tuple | list) else (item,)
+    if keras.backend.backend() != "tensorflow":
+        parts = tuple(keras.tree.map_structure(_not_foreign, part) for part in parts)
     if not 1 <= len(parts) <= 3:
         raise DataError(
             describe(
@@ -26,6 +28,11 @@ def as_batch(item: Any) -> Batch:
             )
         )
     return parts[:2] if len(parts) == 3 and parts[2] is None else parts
+
+
+def _not_foreign(leaf: Any) -> Any:
+    """Return a NumPy array for a tensor of another backend, as `tf.data` yields on all of them."""
+    return leaf.numpy() if hasattr(leaf, "numpy") and not keras.ops.is_tensor(leaf) else leaf
 
 
 def to_numpy(value: Any) -> Any:

@@ -87,7 +87,9 @@ def frame(rows: list[dict[str, Any]]) -> Any:
         pandas = optional_import("pandas", "frames", "a table as a DataFrame")
     except MissingExtraError:
         return rows
-    return pandas.DataFrame(rows)
+    table = pandas.DataFrame(rows)
+    # Without it a missing parent would make all of them floats.
+    return table.astype({"parent": "Int64"}) if "parent" in table else table
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:

@@ -57,6 +57,7 @@ def fit(tuner, data, **kwargs):
 
 
 class TestFit:
+    @pytest.mark.backend
     def test_segments_go_on_with_inherited_weights(self, tmp_path, data):
         begun = []
 
@@ -248,6 +249,7 @@ class TestRunTrial:
         assert tuner.history.best()[1] < first
         assert tuner.get_best_models()[0].predict(data[0], verbose=0).shape == (96, 3)
 
+    @pytest.mark.backend
     def test_cross_validation_keeps_the_folds_apart(self, tmp_path, data):
         starts = {0: [], 1: []}
 

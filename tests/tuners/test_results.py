@@ -104,6 +104,7 @@ class TestTables:
         assert set(frame["trial_id"]) == set(tuner.oracle.trials)
         first = frame.iloc[0]
         assert first["trial_id"] == result.best_trial_id
+        assert str(frame["parent"].dtype) == "Int64"
         births = tuner.history.births()
         for row in frame.to_dict("records"):
             birth = births[row["member_id"]]
@@ -182,6 +183,7 @@ class TestSchedule:
         with pytest.raises(ArgumentError, match="does not say what"):
             schedule.as_callback()
 
+    @pytest.mark.backend
     def test_as_a_callback_of_plain_fit(self, searched, data):
         tuner, _ = searched
         schedule = tuner.get_best_schedule()
@@ -205,6 +207,7 @@ class TestSchedule:
         assert isinstance(model.layers[1].rate, float)
         assert len(model.weights) == 4
 
+    @pytest.mark.backend
     def test_dropout_and_penalty_really_change(self, data):
         from keras_popdescent.history import Segment
 
@@ -275,6 +278,7 @@ def build_of(tuner):
 
 
 class TestRetraining:
+    @pytest.mark.backend
     def test_as_many_steps_as_the_schedule(self, searched, data):
         tuner, _ = searched
         model = tuner.retrain_best(*data, batch_size=32, verbose=0, seed=1)
