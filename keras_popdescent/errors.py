@@ -43,6 +43,10 @@ class ProjectError(PopDescentError, RuntimeError):
     """A project directory holds nothing, or nothing usable, for what was asked."""
 
 
+class DamagedError(ProjectError):
+    """A file of a project directory is not what was once written."""
+
+
 class MissingExtraError(PopDescentError, ImportError):
     """An optional dependency is needed and not installed."""
 

@@ -58,9 +58,13 @@ def namespace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_python_blocks_run(document, namespace, capsys):
+def test_python_blocks_run(document, namespace, capsys, tmp_path, monkeypatch):
     given = namespace["tuner"]
-    for block in BLOCK.findall(document.read_text(encoding="utf-8")):
+    for number, block in enumerate(BLOCK.findall(document.read_text(encoding="utf-8"))):
+        # Each has a folder of its own: their searches have one project name and differ.
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
         # A block that only makes a tuner is not followed by a search of it.
         exec(compile(block, str(document), "exec"), namespace)
         if ".search(" not in block:

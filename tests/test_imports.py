@@ -20,7 +20,7 @@ LAYERS = (
     {"_imports"},
     {"operators"},
     {"strategies"},
-    {"history", "hyperparameters", "data"},
+    {"history", "hyperparameters", "data", "checkpoint"},
     {"population"},
     {"executors"},
     {"callbacks", "plots", "testing"},

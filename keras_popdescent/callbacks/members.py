@@ -7,11 +7,13 @@ parent was), and no `deepcopy` of what cannot be copied: pass a function that re
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.budget import Budget
@@ -36,6 +38,42 @@ class _Life:
         self.epoch: int | None = None
         self.batch = 0
         self.logs: dict[str, float] = {}
+        # What the callbacks were made with, and what a resumed search gives back to them.
+        self.made = [
+            {name: digest(value) for name, value in plain_attributes(callback).items()}
+            for callback in callbacks
+        ]
+        self.saved: dict[str, Any] | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the life is and what its callbacks have come to, as far as it is plain."""
+        changed = []
+        for callback, made in zip(self.callbacks, self.made, strict=True):
+            now = plain_attributes(callback)
+            new = {name: value for name, value in now.items() if made.get(name) != digest(value)}
+            changed.append([type(callback).__name__, new])
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "steps": self.steps,
+            "logs": self.logs,
+            "changed": changed,
+        }
+
+    def go_on(self) -> None:
+        """Give the callbacks back what they had come to; training has begun for them just now."""
+        if self.saved is None:
+            return
+        self.epoch, self.batch = int(self.saved["epoch"]), int(self.saved["batch"])
+        self.logs = dict(self.saved["logs"])
+        # By class and order: there may be more callbacks now, or fewer.
+        waiting = list(self.callbacks)
+        for kind, changed in self.saved["changed"]:
+            for callback in [c for c in waiting if type(c).__name__ == kind][:1]:
+                waiting.remove(callback)
+                for name, value in changed.items():
+                    setattr(callback, name, value)
+        self.saved = None
 
 
 class MemberCallbacks(Observer):
@@ -71,6 +109,7 @@ class MemberCallbacks(Observer):
         self._lives: dict[int, _Life] = {}
         self._loop: Loop | None = None
         self._by_batch = False
+        self._resumed: dict[str, Any] = {}
 
     def search_begin(self, loop: Loop) -> None:
         self._loop = loop
@@ -78,8 +117,24 @@ class MemberCallbacks(Observer):
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
             made = [fresh_callback(given, member) for given in self._given]
-            self._lives[member.slot] = _Life(member, made)
             self._by_batch = self._by_batch or any(map(_has_batch_hook, made))
+            life = _Life(member, made)
+            saved = self._resumed.pop(str(member.member_id), None)
+            if saved is not None and saved["epoch"] is not None:
+                life.saved, life.steps = saved, int(saved["steps"])
+            self._lives[member.slot] = life
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a resumed search needs to know about the callbacks of living members.
+
+        Of a callback these are the numbers, strings, arrays, and lists and dicts of them, among the
+        attributes that have changed since it was made.
+        """
+        return {str(life.member.member_id): life.get_state() for life in self._lives.values()}
+
+    def resume(self, state: Mapping[str, Any] | None) -> None:
+        """Take back what `get_state` returned, before the members are announced."""
+        self._resumed = dict(state or {})
 
     def deaths(self, members: Sequence[Member]) -> None:
         for member in members:
@@ -106,7 +161,9 @@ class MemberCallbacks(Observer):
                 callback.set_params(dict(self._params))
                 callback.set_model(model)
                 callback.on_train_begin()
-            self._begin_epoch(life)
+            if life.saved is None:
+                self._begin_epoch(life)
+            life.go_on()
 
     def batch_begin(self, slot: int, model: keras.Model) -> None:
         """Announce a batch."""
@@ -207,6 +264,37 @@ def _no_callback(given: Any) -> ArgumentError:
             received=given,
         )
     )
+
+
+def plain_attributes(callback: Any) -> dict[str, Any]:
+    """Return the attributes of a callback that can be saved and given back."""
+    # Keras sets these itself.
+    own = ("params", "_model", "model", "validation_data")
+    found = {name: value for name, value in vars(callback).items() if name not in own}
+    return {name: value for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind in "biuf"
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def digest(value: Any) -> str:
+    """Return a checksum of a plain value, the same for equal ones."""
+    if isinstance(value, np.ndarray):
+        content: Any = (value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest())
+    elif isinstance(value, list):
+        content = list(map(digest, value))
+    elif isinstance(value, dict):
+        content = {key: digest(item) for key, item in value.items()}
+    else:
+        content = value
+    return hashlib.sha256(f"{type(value).__name__} {content!r}".encode()).hexdigest()
 
 
 def _has_batch_hook(given: keras.callbacks.Callback) -> bool:

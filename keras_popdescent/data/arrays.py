@@ -30,6 +30,8 @@ class IndexStream:
         self.shuffle = shuffle
         self.rng = rng
         self._order = np.empty(0, dtype=np.int32)
+        # The generator's state before the epoch's order was drawn: what the order follows from.
+        self._drawn_from: dict[str, Any] | None = None
 
     def take(self, num_batches: int, batch_size: int) -> list[Indices]:
         """Return the next batches as blocks of equal batch size.
@@ -44,9 +46,7 @@ class IndexStream:
         blocks: list[Indices] = []
         while num_batches > 0:
             if not len(self._order):
-                self._order = np.arange(self.num_samples, dtype=np.int32)
-                if self.shuffle:
-                    self.rng.shuffle(self._order)
+                self._begin_epoch()
             full = min(num_batches, len(self._order) // batch_size)
             size = batch_size if full else len(self._order)
             full = max(full, 1)
@@ -55,14 +55,25 @@ class IndexStream:
             num_batches -= full
         return _merge(blocks)
 
+    def _begin_epoch(self) -> None:
+        self._drawn_from = self.rng.bit_generator.state  # type: ignore[assignment]
+        self._order = np.arange(self.num_samples, dtype=np.int32)
+        if self.shuffle:
+            self.rng.shuffle(self._order)
+
     def get_state(self) -> dict[str, Any]:
-        """Return the position and the generator's state, JSON-able."""
-        return {"order": self._order.tolist(), "rng": self.rng.bit_generator.state}
+        """Return the position and the generator's state, JSON-able and small."""
+        if not len(self._order):
+            return {"left": 0, "rng": self.rng.bit_generator.state}
+        return {"left": len(self._order), "rng": self._drawn_from}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go back to a position."""
-        self._order = np.asarray(state["order"], dtype=np.int32)
+        """Go back to a position: the epoch's order is drawn again from the same state."""
         self.rng.bit_generator.state = state["rng"]
+        self._order = np.empty(0, dtype=np.int32)
+        if state["left"]:
+            self._begin_epoch()
+            self._order = self._order[self.num_samples - state["left"] :]
 
 
 class ArrayBatches:

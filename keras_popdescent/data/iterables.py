@@ -45,12 +45,17 @@ class IterableBatches:
         self._rng = np.random.default_rng(0)
         self._ahead: list[Batch] = []
         self._restarts = 0
+        # Batches that were taken since the source was last opened.
+        self._position = 0
         self._iterator: Iterator[Any] | None = None
+        self._drawn_from: Any = self._rng.bit_generator.state
+        self._before_look: dict[str, Any] = {}
         self.batch_size: int | None = None
 
     def start(self, seeds: list[np.random.SeedSequence]) -> None:
         """Seed the order of a PyDataset."""
         self._rng = np.random.default_rng(seeds[-1])
+        self._drawn_from = self._rng.bit_generator.state
         if isinstance(self.source, keras.utils.PyDataset):
             # The look at the first batch has opened it in an order that no seed decided.
             self._iterator, self._ahead = None, []
@@ -62,6 +67,8 @@ class IterableBatches:
     def first_batch(self) -> Batch:
         """Look at the first batch without consuming it."""
         if not self._ahead:
+            # A look may open the next epoch; the position is still where it was.
+            self._before_look = self._where()
             self._ahead.append(self._next())
         return self._ahead[0]
 
@@ -87,8 +94,64 @@ class IterableBatches:
 
         return [stream for _ in slots]
 
+    def get_state(self) -> dict[str, Any]:
+        """Return the position in the stream, JSON-able."""
+        return dict(self._before_look) if self._ahead else self._where()
+
+    def _where(self) -> dict[str, Any]:
+        return {"restarts": self._restarts, "position": self._position, "rng": self._drawn_from}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a position, with a source from which only the first batch was read yet.
+
+        What lies before the position is read once more and dropped (of a PyDataset only the order
+        is drawn again), so the source must yield the same batches in the same order as before.
+
+        Raises:
+            DataError: If the source ends before the position.
+        """
+        restarts, position = int(state["restarts"]), int(state["position"])
+        if isinstance(self.source, keras.utils.PyDataset):
+            self._go_to(self.source, restarts, position, state["rng"])
+        else:
+            self._skip(restarts, position)
+        self._restarts, self._position = restarts, position
+
+    def _go_to(
+        self, dataset: keras.utils.PyDataset, restarts: int, position: int, rng: Any
+    ) -> None:
+        self._rng.bit_generator.state = self._drawn_from = rng
+        self._ahead, self._iterator = [], None
+        if not restarts and not position:
+            return
+        for _ in range(restarts - 1):
+            dataset.on_epoch_end()
+        self._restarts = restarts
+        self._iterator = self._open_dataset(dataset, position)
+
+    def _skip(self, restarts: int, position: int) -> None:
+        if restarts:
+            self._ahead = []
+            # Each opening may draw the order of its epoch from a seed, as tf.data does.
+            for _ in range(restarts):
+                self._iterator = iter(self.source)
+        iterator = self._iterator = self._iterator or iter(self.source)
+        unread = position - len(self._ahead[:position])
+        self._ahead = self._ahead[position:]
+        if sum(1 for _ in itertools.islice(iterator, unread)) < unread:
+            raise DataError(
+                describe(
+                    "The training data ends before the batch that the search stopped at.",
+                    fix="Pass the data set that the search began with, not yet read from.",
+                    position=position,
+                    type=type(self.source).__name__,
+                )
+            )
+
     def _draw(self) -> Batch:
-        return self._ahead.pop(0) if self._ahead else self._next()
+        batch = self._ahead.pop(0) if self._ahead else self._next()
+        self._position += 1
+        return batch
 
     def _next(self) -> Batch:
         if self._iterator is None:
@@ -97,6 +160,7 @@ class IterableBatches:
             item = next(self._iterator)
         except StopIteration:
             self._restarts += 1
+            self._position = 0
             self._iterator = self._open()
             try:
                 item = next(self._iterator)
@@ -130,15 +194,17 @@ class IterableBatches:
             return self._open_dataset(self.source)
         return iter(self.source)
 
-    def _open_dataset(self, dataset: keras.utils.PyDataset) -> Iterator[Any]:
+    def _open_dataset(self, dataset: keras.utils.PyDataset, skip: int = 0) -> Iterator[Any]:
         if self._restarts:
             dataset.on_epoch_end()
+        self._drawn_from = self._rng.bit_generator.state
         count = dataset.num_batches
-        order: Iterable[int] = itertools.count()
+        order: Iterable[int] = itertools.count(skip)
         if count is not None:
-            order = np.arange(count)
+            whole = np.arange(count)
             if self.shuffle:
-                self._rng.shuffle(order)
+                self._rng.shuffle(whole)
+            order = whole[skip:]
         workers = max(int(getattr(dataset, "workers", 1) or 1), 1)
         if workers == 1:
             return (dataset[int(index)] for index in order)

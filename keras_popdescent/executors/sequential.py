@@ -27,8 +27,14 @@ from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.export import export_model
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
-from keras_popdescent.population.state import MemberState, capture, inherit, restore
-from keras_popdescent.population.state import to_numpy as state_to_numpy
+from keras_popdescent.population.state import (
+    MemberState,
+    capture,
+    from_arrays,
+    inherit,
+    restore,
+    to_arrays,
+)
 from keras_popdescent.strategies.base import Offspring, TrainingPlan
 from keras_popdescent.strategies.space import Values
 
@@ -45,6 +51,8 @@ class _Stage:
         self.stepper: Stepper = make_stepper(live.model)
         self.training: Any = None
         self.validation: Any = None
+        # What an executor that trains members at once has compiled for this structure.
+        self.engine: Any = None
 
 
 class SequentialExecutor(Executor):
@@ -60,7 +68,7 @@ class SequentialExecutor(Executor):
         # key of a structure -> its compiled model, the most recently used last
         self._stages: OrderedDict[Hashable, _Stage] = OrderedDict()
         self._resident: int | None = None
-        self._states: list[MemberState] = []
+        self._states: Any = []
         # Members that share an optimizer's step counter (the authors' code): slot -> group.
         self._groups = list(range(size))
         self._counters: dict[int, Any] = {}
@@ -83,13 +91,17 @@ class SequentialExecutor(Executor):
     ) -> list[Report]:
         setup = self._setup
         training = setup.data.training
-        default = training.batch_size or 0
-        sizes = [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
+        sizes = self._batch_sizes(slots, batch_size)
         plan = plan or setup.training
         feeds = training.take(list(slots), num_batches, plan, sizes)
         self._sampler.next_iteration()
         pairs = zip(slots, feeds, strict=True)
         return [self._advance_one(s, f, score, plan.fresh_optimizer) for s, f in pairs]
+
+    def _batch_sizes(self, slots: Sequence[int], batch_size: int | None) -> list[int]:
+        """Return each slot's batch size: the one asked for, or the member's own."""
+        default = self._setup.data.training.batch_size or 0
+        return [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
 
     def _advance_one(self, slot: int, feed: Any, score: bool, fresh_optimizer: bool) -> Report:
         began = time.perf_counter()
@@ -229,29 +241,25 @@ class SequentialExecutor(Executor):
         return live.read_values(list(self._values[slot]))
 
     def snapshot(self) -> dict[str, Any]:
-        training = self._setup.data.training
         return {
             "values": [dict(values) for values in self._values],
-            "states": [dict(vars(state_to_numpy(state))) for state in self._states],
+            "states": [to_arrays(state) for state in self._states],
             "groups": list(self._groups),
             "counters": [[group, int(value)] for group, value in self._counters.items()],
             "newborn": sorted(self._newborn),
             "sampler": self._sampler.get_state(),
-            # A data set of batches cannot be asked where it is.
-            "training": training.get_state() if isinstance(training, ArrayBatches) else None,
+            "training": self._setup.data.training.get_state(),
             "spawned": self._seeds.n_children_spawned,
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         self._values = [dict(values) for values in snapshot["values"]]
-        self._states = [_to_device(MemberState(**state)) for state in snapshot["states"]]
+        self._states = [from_arrays(state) for state in snapshot["states"]]
         self._groups = list(snapshot["groups"])
         self._counters = dict(snapshot["counters"])
         self._newborn = set(snapshot["newborn"])
         self._sampler.set_state(snapshot["sampler"])
-        training = self._setup.data.training
-        if isinstance(training, ArrayBatches):
-            training.set_state(snapshot["training"])
+        self._setup.data.training.set_state(snapshot["training"])
         self._seeds = np.random.SeedSequence(
             self._seeds.entropy,
             spawn_key=self._seeds.spawn_key,
@@ -360,18 +368,6 @@ def _reported(model: keras.Model) -> list[str]:
 
 def _live_ids(live: LiveModel) -> set[int]:
     return {id(handle.variable) for handle in live.handles}
-
-
-def _to_device(state: MemberState) -> MemberState:
-    def convert(arrays: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(keras.ops.convert_to_tensor(array) for array in arrays)
-
-    return replace(
-        state,
-        weights=convert(state.weights),
-        optimizer=convert(state.optimizer),
-        num_plain=(state.num_plain[0], state.num_plain[1]),
-    )
 
 
 def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:

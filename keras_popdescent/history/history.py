@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,26 @@ class History:
     def append(self, record: IterationRecord) -> None:
         """Add a record, in memory and in the file."""
         self.records.append(record)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self.path.exists() or self.path.stat().st_size == 0
-            with self.path.open("a", encoding="utf-8") as file:
-                if fresh:
-                    header = {"objective": self.objective, "direction": self.direction}
-                    file.write(json.dumps(header) + "\n")
-                file.write(json.dumps(record.to_json()) + "\n")
+        if self.path is None:
+            return
+        try:
+            self._write(self.path, record)
+        except OSError as error:
+            warnings.warn(
+                f"The history is no longer written to {self.path} "
+                f"({error.strerror or error}); it is complete in memory.",
+                stacklevel=2,
+            )
+            self.path = None
+
+    def _write(self, path: Path, record: IterationRecord) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not path.exists() or path.stat().st_size == 0
+        with path.open("a", encoding="utf-8") as file:
+            if fresh:
+                header = {"objective": self.objective, "direction": self.direction}
+                file.write(json.dumps(header) + "\n")
+            file.write(json.dumps(record.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> History:

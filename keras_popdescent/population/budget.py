@@ -27,6 +27,7 @@ class Budget:
         total_batches: Batches of all iterations together.
         note: A sentence that says how the numbers came about, empty where both were given.
         deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
+        given: Whether the caller said how many batches an iteration has.
     """
 
     iterations: int
@@ -34,6 +35,7 @@ class Budget:
     total_batches: int
     note: str = ""
     deadline: float | None = None
+    given: bool = False
 
     @property
     def last_batches(self) -> int:
@@ -133,7 +135,8 @@ def _plan(
     if iterations is not None and (epochs is None or batches_per_iteration is not None):
         chosen = batches_per_iteration or PAPER_BATCHES
         note = "" if batches_per_iteration else f"batches an iteration: {chosen}, as in the paper"
-        return Budget(int(iterations), int(chosen), int(iterations) * int(chosen), note)
+        total = int(iterations) * int(chosen)
+        return Budget(int(iterations), int(chosen), total, note, batches_per_iteration is not None)
     if steps_per_epoch is None:
         raise ArgumentError(
             describe(
@@ -153,7 +156,7 @@ def _plan(
         note += ", as in the paper" if batches == PAPER_BATCHES else f", of {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)
     batches = int(batches_per_iteration)
-    return Budget(math.ceil(total / batches), batches, total)
+    return Budget(math.ceil(total / batches), batches, total, given=True)
 
 
 def per_execution(number: int | None, executions: int) -> int | None:

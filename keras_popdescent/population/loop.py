@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
-from keras_popdescent.population.state import MemberState
+from keras_popdescent.population.state import MemberState, from_arrays, to_arrays
 from keras_popdescent.strategies.base import Offspring, PopulationView, Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -137,6 +138,12 @@ class Loop:
         self.interrupted = False
         # Sentences for the user: which executor, how the budget came about.
         self.notes: list[str] = []
+        # Called whenever the state is complete (True: for the last time), to save it.
+        self.checkpoint: Callable[[bool], None] | None = None
+        # Batches that a slot has been trained on in iterations, before repeated passes.
+        self.batches_done = 0
+        # Rounds of closing training that are done.
+        self.rounds_closed = 0
         self._rng = rng
         self._num_born = 0
         self._steps = 0
@@ -155,8 +162,13 @@ class Loop:
             for slot, values in enumerate(drawn)
         ]
 
-    def start(self, setup: Setup) -> None:
+    def start(self, setup: Setup, restore: Callable[[], None] | None = None) -> None:
         """Make the first members.
+
+        Args:
+            setup: What the executor needs.
+            restore: Called instead, once the executor has started, to go on from where an earlier
+                process was (`set_state`).
 
         Raises:
             ObjectiveError: If the strategy tries children out and the objective is not measured on
@@ -174,6 +186,16 @@ class Loop:
             )
         self.executor.start(setup)
         self._began = time.perf_counter()
+        if restore is None:
+            self._first_members(setup)
+        else:
+            restore()
+        self._save()
+        for observer in self.observers:
+            observer.search_begin(self)
+            observer.births(self.members)
+
+    def _first_members(self, setup: Setup) -> None:
         births = []
         for slot, values in enumerate(setup.values):
             member = Member(self._num_born, slot, dict(values))
@@ -181,9 +203,43 @@ class Loop:
             births.append(BirthRecord(slot, member.member_id, (), dict(values)))
             self._num_born += 1
         self.history.append(IterationRecord(0, 0, 0.0, births=tuple(births)))
-        for observer in self.observers:
-            observer.search_begin(self)
-            observer.births(self.members)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return all that the search is, apart from its history: for `checkpoint.pack`."""
+        last = self.history.records[-1].seconds if self.history.records else 0.0
+        return {
+            "iteration": self.iteration,
+            "batches_done": self.batches_done,
+            "rounds_closed": self.rounds_closed,
+            "num_born": self._num_born,
+            "gradient_steps": self._steps,
+            "diverged_iterations": self._diverged_iterations,
+            "seconds": last,
+            "rng": self._rng.bit_generator.state,
+            "members": [asdict(member) for member in self.members],
+            "kept": [{**vars(kept), "state": to_arrays(kept.state)} for kept in self.kept],
+            "strategy": self.strategy.get_state(),
+            "executor": self.executor.snapshot(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `get_state` returned; the history and the settings are the caller's."""
+        self.iteration = int(state["iteration"])
+        self.batches_done = int(state["batches_done"])
+        self.rounds_closed = int(state["rounds_closed"])
+        self._num_born = int(state["num_born"])
+        self._steps = int(state["gradient_steps"])
+        self._diverged_iterations = int(state["diverged_iterations"])
+        self._began = time.perf_counter() - float(state["seconds"])
+        self._rng.bit_generator.state = state["rng"]
+        self.members = [
+            Member(**{**member, "parents": tuple(member["parents"])}) for member in state["members"]
+        ]
+        self.kept = [
+            Kept(**{**kept, "state": from_arrays(kept["state"])}) for kept in state["kept"]
+        ]
+        self.strategy.set_state(state["strategy"])
+        self.executor.restore(state["executor"])
 
     def go_on(
         self,
@@ -201,6 +257,7 @@ class Loop:
             deadline=budget.deadline,
         )
         self.interrupted = False
+        self.rounds_closed = 0
         self.observers = list(observers)
         for observer in self.observers:
             observer.search_begin(self)
@@ -217,11 +274,17 @@ class Loop:
         try:
             while self.iteration < self.settings.iterations and not self._all_stopped():
                 self.step()
+                self._save()
             self._close()
+            self._save(last=True)
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
             self.end()
+
+    def _save(self, last: bool = False) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint(last)
 
     def end(self) -> None:
         """Tell all observers that the search is over, each also where another one raises."""
@@ -232,7 +295,9 @@ class Loop:
     def step(self) -> IterationRecord:
         """Train and score every member, complete the iteration, and return its record."""
         slots = [member.slot for member in self.members if not member.stopped]
-        reports = self.executor.advance(slots, self.settings.batches_at(self.iteration))
+        batches = self.settings.batches_at(self.iteration)
+        reports = self.executor.advance(slots, batches)
+        self.batches_done += batches
         self._heed_limits(reports)
         return self.absorb(reports)
 
@@ -405,25 +470,29 @@ class Loop:
     def _close(self) -> None:
         """Train on after the last iteration, without selection, and score once more."""
         plan = self.strategy.closing
-        if not plan.rounds:
-            return
-        slots = [member.slot for member in self.members if not member.stopped]
-        reports: list[Report] = []
-        for round_ in range(plan.rounds):
+        for round_ in range(self.rounds_closed, plan.rounds):
+            last = round_ == plan.rounds - 1
             reports = self.executor.advance(
-                slots,
+                [member.slot for member in self.members if not member.stopped],
                 plan.batches or self.settings.batches_per_iteration,
                 batch_size=plan.batch_size,
                 plan=replace(self.strategy.training, passes=plan.passes),
-                score=round_ == plan.rounds - 1,
+                score=last,
             )
-            if round_ < plan.rounds - 1:
-                for report in reports:
-                    self.members[report.slot].gradient_steps += report.gradient_steps
-                    self._steps += report.gradient_steps
-        self._take(reports)
-        records = self._member_records(self._view(), {report.slot: report for report in reports})
-        self._record(records, (), closing=True)
+            with deferred_interrupt():
+                self.rounds_closed += 1
+                self._end_round(reports, last)
+            self._save()
+
+    def _end_round(self, reports: Sequence[Report], last: bool) -> None:
+        if last:
+            self._take(reports)
+            by_slot = {report.slot: report for report in reports}
+            self._record(self._member_records(self._view(), by_slot), (), closing=True)
+            return
+        for report in reports:
+            self.members[report.slot].gradient_steps += report.gradient_steps
+            self._steps += report.gradient_steps
 
     def _all_stopped(self) -> bool:
         return all(member.stopped for member in self.members)

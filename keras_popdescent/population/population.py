@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -14,10 +15,12 @@ from keras_popdescent.history import History
 from keras_popdescent.operators.fitness import Direction
 from keras_popdescent.population.blueprint import Blueprint, ModelBlueprint
 from keras_popdescent.population.budget import Budget, plan_budget
+from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Loop, Observer, Settings
 from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.registry import make_display, make_executor
+from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import ScoringPlan, Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
@@ -78,10 +81,12 @@ class Population:
         self.strategy = PopDescent() if strategy is None else strategy
         self.objective = objective_of(objective)
         self.executor, self.executor_note = make_executor(executor)
+        self.seed = seed
         self._seeds = np.random.SeedSequence(seed)
         self._initial_weights = initial_weights
         self._history = History(self.objective.name, self.objective.direction)
         self._loop: Loop | None = None
+        self._checkpointed = False
 
     @classmethod
     def from_model(
@@ -163,8 +168,16 @@ class Population:
         initial_hyperparameters: Sequence[Values] = (),
         observers: Sequence[Observer] = (),
         verbose: int | str = "auto",
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        max_disk_mb: float | None = None,
     ) -> History:
         """Train the population; called again, it goes on where it stopped.
+
+        With a `checkpoint_dir` it goes on in a new process too: the same call, after a crash or
+        `kill -9`, continues at the newest snapshot, and ends (on one machine's CPU) with the very
+        weights and lineage of a search that was not interrupted. The budget then counts from the
+        first iteration: what is finished returns at once, and goes on under a larger budget.
 
         Args:
             x: Training data in any form that `keras.Model.fit` takes: arrays or nested structures
@@ -192,6 +205,14 @@ class Population:
             initial_hyperparameters: Values for the first members.
             observers: Told what happens.
             verbose: 0 for silence, `"auto"` or 1 for a progress display.
+            checkpoint_dir: Directory of this one search's snapshots and history; made if it is not
+                there. Defaults to None: nothing is saved.
+            checkpoint_every: Iterations from one snapshot to the next, at least 1. Defaults to
+                None: as often as takes no more than about a twentieth of the time. The end is
+                saved in any case.
+            max_disk_mb: Most that the directory's files may hold at any moment, in megabytes (10**6
+                bytes). Defaults to None: no bound; two snapshots stay, and a third while it is
+                written. A full disk ends the saving with a warning, not the search.
 
         Returns:
             The history, which is also `population.history`.
@@ -199,7 +220,12 @@ class Population:
         Raises:
             PopDescentError: Before any training, for data, objectives or models that cannot work.
             DivergedError: If no member is finite for three iterations in a row.
+            ProjectError: If the directory is in use, holds another search (the message shows what
+                differs), or cannot be read.
         """
+        plan = None
+        if checkpoint_dir is not None:
+            plan = CheckpointPlan(checkpoint_dir, checkpoint_every, max_disk_mb)
         data = prepare(
             x, y,
             sample_weight=sample_weight,
@@ -225,8 +251,22 @@ class Population:
             max_time=max_time,
         )
         watching = [*make_display(verbose), *observers]
+        scoring = scoring_plan(self.strategy, validation_samples)
+        if plan is not None:
+            if self._loop is not None and not self._checkpointed:
+                raise ArgumentError(
+                    describe(
+                        "The population was trained without checkpoints before.",
+                        "Expected `checkpoint_dir` from the first `fit` on.",
+                        checkpoint_dir=str(checkpoint_dir),
+                    )
+                )
+            with Checkpoints(plan) as checkpoints:
+                self._start(data, budget, scoring, initial_hyperparameters, watching, checkpoints)
+                self._started().run()
+            return self._history
         if self._loop is None:
-            self._start(data, budget, validation_samples, initial_hyperparameters, watching)
+            self._start(data, budget, scoring, initial_hyperparameters, watching)
         else:
             self._loop.go_on(data, budget, watching)
         self._started().run()
@@ -236,11 +276,13 @@ class Population:
         self,
         data: SearchData,
         budget: Budget,
-        validation_samples: int | None,
+        scoring: ScoringPlan,
         initial: Sequence[Values],
         observers: Sequence[Observer],
+        checkpoints: Checkpoints | None = None,
     ) -> None:
-        rng_seed, executor_seed = self._seeds.spawn(2)
+        seeds = self._seeds if checkpoints is None else checkpoints.root(self._seeds)
+        rng_seed, executor_seed = seeds.spawn(2)
         settings = Settings(
             self.size,
             self.num_elites,
@@ -249,6 +291,8 @@ class Population:
             last_batches=budget.last_batches,
             deadline=budget.deadline,
         )
+        if checkpoints is not None:
+            settings = checkpoints.settings(settings, budget)
         loop = Loop(
             self.executor,
             self.strategy,
@@ -260,18 +304,21 @@ class Population:
             observers,
         )
         loop.notes = [note for note in (budget.note, self.executor_note) if note]
-        loop.start(
-            Setup(
-                blueprint=self.blueprint,
-                values=loop.first_values(initial),
-                data=data,
-                objective=self.objective,
-                training=self.strategy.training,
-                scoring=scoring_plan(self.strategy, validation_samples),
-                seed=executor_seed,
-                initial_weights=self._initial_weights,
-            )
+        setup = Setup(
+            blueprint=self.blueprint,
+            values=loop.first_values(initial),
+            data=data,
+            objective=self.objective,
+            training=self.strategy.training,
+            scoring=scoring,
+            seed=executor_seed,
+            initial_weights=self._initial_weights,
         )
+        restore = None
+        if checkpoints is not None:
+            restore = checkpoints.attach(loop, search_signature(loop, setup, self.seed), seeds)
+        loop.start(setup, restore)
+        self._checkpointed = checkpoints is not None
         self._loop = loop
 
     @property

@@ -7,7 +7,7 @@ hyperparameter values are written last (the optimizer's state holds the parent's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,6 +145,26 @@ def to_numpy(state: MemberState) -> MemberState:
         return tuple(np.array(keras.ops.convert_to_numpy(tensor)) for tensor in tensors)
 
     return replace(state, weights=convert(state.weights), optimizer=convert(state.optimizer))
+
+
+def to_arrays(state: MemberState) -> dict[str, Any]:
+    """Return the state as a dict of NumPy arrays, numbers and strings, for a snapshot."""
+    return dict(vars(to_numpy(state)))
+
+
+def from_arrays(saved: Mapping[str, Any]) -> MemberState:
+    """Return the state that `to_arrays` described, on the device."""
+
+    def convert(arrays: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(keras.ops.convert_to_tensor(array) for array in arrays)
+
+    weights, slots = saved["num_plain"]
+    return MemberState(
+        convert(saved["weights"]),
+        convert(saved["optimizer"]),
+        (int(weights), int(slots)),
+        str(saved["optimizer_class"]),
+    )
 
 
 def _num_bytes(tensor: Any) -> int:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError, ProjectError, describe
-from keras_popdescent.history import History, IterationRecord, Schedule
+from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord, Schedule
 from keras_popdescent.hyperparameters import BATCH_SIZE
 from keras_popdescent.hyperparameters.space import fixed_values, tunable
 from keras_popdescent.population.blueprint import Blueprint
@@ -33,6 +34,7 @@ from keras_popdescent.population.budget import (
     plan_budget,
     share_of_deadline,
 )
+from keras_popdescent.population.checkpointing import Checkpoints
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
@@ -44,6 +46,7 @@ from keras_popdescent.population.population import (
     scoring_plan,
 )
 from keras_popdescent.population.registry import make_display, make_executor
+from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
@@ -61,6 +64,15 @@ from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
 from keras_popdescent.tuners.own_search import search_with_own_training
 from keras_popdescent.tuners.own_training import OwnTraining, Segment, overridden
 from keras_popdescent.tuners.result import SearchResult, make_result
+from keras_popdescent.tuners.resume import (
+    CheckpointChoice,
+    TrialRecords,
+    alone_in_project,
+    checkpoints_of,
+    refuse_if_in_use,
+    reload_trials,
+    tolerant,
+)
 from keras_popdescent.tuners.retraining import complete_schedule, retrain
 from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_rows, write_csv
 
@@ -126,6 +138,21 @@ class PopulationOracle(keras_tuner.Oracle):
         """Give the new trial the values of the member that is being born."""
         return {"status": TrialStatus.RUNNING, "values": self._next_values}
 
+    def reload(self) -> None:
+        """Read the trials of the project; the search space is the hypermodel's, not the project's.
+
+        Files that cannot be read are left out, with a warning: a search that goes on tells them
+        anew.
+        """
+        reload_trials(self, os.path.join(str(self._directory), self._project_name))
+
+    def save(self) -> None:
+        """Write the oracle's file; a disk that is full does not end the search."""
+        tolerant(super().save, "the oracle's file")
+
+    def _save_trial(self, trial: Trial) -> None:
+        tolerant(partial(super()._save_trial, trial), "the files of trials")
+
 
 class PopulationTuner(keras_tuner.Tuner):
     """Trains a population instead of independent trials; subclasses choose the strategy.
@@ -146,6 +173,10 @@ class PopulationTuner(keras_tuner.Tuner):
         implicit_mutation: Whether the model's own learning rate and L2 are mutated where nothing in
             the search space is live.
         initial_hyperparameters: Values for the first members.
+        checkpoint: Whether a search is saved, so that it goes on in a new process.
+        checkpoint_every: Iterations from one snapshot to the next; None for as often as takes no
+            more than about a twentieth of the time.
+        max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes.
         **kwargs: Arguments of `keras_tuner.Tuner`.
     """
 
@@ -166,9 +197,16 @@ class PopulationTuner(keras_tuner.Tuner):
         validation_samples: int | None = None,
         implicit_mutation: bool = True,
         initial_hyperparameters: Sequence[Values] = (),
+        checkpoint: bool = True,
+        checkpoint_every: int | None = None,
+        max_disk_mb: float | None = None,
         **kwargs: Any,
     ) -> None:
         check_sizes(population_size, num_elites)
+        self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
+        if kwargs.get("overwrite"):
+            name = kwargs.get("project_name") or "untitled_project"
+            refuse_if_in_use(os.path.join(str(kwargs.get("directory") or "."), name))
         limit = self.max_births = oracle.max_trials
         if limit is not None:
             # Each execution has as many births: RandomSearch trains so many models, too.
@@ -201,8 +239,23 @@ class PopulationTuner(keras_tuner.Tuner):
                 )
             )
 
+    def reload(self) -> None:
+        """Read the trials of the project that is in the directory."""
+        self.oracle.reload()
+        # KerasTuner would take the space from the project, and a changed one would not be noticed.
+        self._populate_initial_space()
+
+    def save(self) -> None:
+        """Write the tuner's files; a disk that is full does not end the search."""
+        tolerant(super().save, "the tuner's file")
+
+    @alone_in_project
     def search(self, *fit_args: Any, heldout_data: Any = None, **fit_kwargs: Any) -> SearchResult:
-        """Train the population.
+        """Train the population; a search that was cut off, in whatever way, goes on.
+
+        The same call in a new process continues at the newest snapshot and ends (on one machine's
+        CPU) as if nothing had happened. The budget counts from the first iteration: a finished
+        search returns at once, and goes on under a larger one.
 
         Args:
             *fit_args: Positional arguments of `keras.Model.fit`.
@@ -218,6 +271,8 @@ class PopulationTuner(keras_tuner.Tuner):
             PopDescentError: Before any training, for data, objectives, models or hyperparameters
                 that cannot work.
             DivergedError: If no member is finite for three iterations in a row.
+            ProjectError: If another process uses the project directory, or it holds a search that
+                differs from this one (the message shows in what) or cannot be read.
         """
         own = overridden(self, PopulationTuner)
         if own is not None:
@@ -240,12 +295,18 @@ class PopulationTuner(keras_tuner.Tuner):
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
         self.check_initial(self._blueprint.space)
+        stack = ExitStack()
+        if self.checkpoints.checkpoint:
+            # What is there is read from the project, as in a new process.
+            self._runs.clear()
         self.on_search_begin()
         first = len(self._runs)
         try:
             seeds = np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial)
             for execution, seed in enumerate(seeds):
-                run = _Run(self, seed, arguments.verbose, execution)
+                saving = checkpoints_of(self.checkpoints, self.project_dir, execution)
+                checkpoints = stack.enter_context(saving)
+                run = _Run(self, seed, arguments.verbose, execution, checkpoints)
                 self._runs.append(run)
                 given = [
                     *with_member_folders(arguments.callbacks, run.trial_id_of),
@@ -266,8 +327,9 @@ class PopulationTuner(keras_tuner.Tuner):
                 if run.loop.interrupted:
                     break
         finally:
-            self._save_best()
-            self.on_search_end()
+            with stack:
+                self._save_best()
+                self.on_search_end()
         return make_result(self, self._runs[first:], data, held)
 
     def _with_batch_size(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -585,6 +647,7 @@ class _Run(Observer):
         seed: np.random.SeedSequence,
         verbose: int | str,
         execution: int = 0,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.tuner = tuner
         self.oracle: PopulationOracle = tuner.oracle
@@ -592,13 +655,17 @@ class _Run(Observer):
         self.execution = execution
         # member id -> its trial
         self.trials: dict[int, Trial] = {}
-        rng_seed, self.executor_seed = seed.spawn(2)
+        self._checkpoints = checkpoints
+        self._records: TrialRecords | None = None
+        self._seed = seed
+        if checkpoints is not None:
+            self._records = TrialRecords(self.oracle, self.trials, checkpoints)
+            self._seed = checkpoints.root(seed)
+        rng_seed, self.executor_seed = self._seed.spawn(2)
         self._rng = np.random.default_rng(rng_seed)
         self._executor, self._executor_note = make_executor(tuner.executor)
         self._displays = make_display(verbose)
         self.loop: Loop
-        # The first member's trial, where it was trained before the loop began.
-        self._early: Trial | None = None
 
     def use(self, executor: Executor, note: str) -> None:
         """Train with another executor."""
@@ -627,9 +694,9 @@ class _Run(Observer):
         values: Values = {d.name: d.default for d in tunable(space)}
         for given in self.tuner.initial_hyperparameters[:1]:
             values.update(given)
-        self._early = self._begin(0, {**fixed_values(space), **values}, "", 0, 0)
-        executor.look_ahead(self._early, self.executor_seed)
-        self.oracle.update_space(self._early.hyperparameters)
+        trial = self._begin(Member(0, 0, values))
+        executor.look_ahead(trial, self.executor_seed)
+        self.oracle.update_space(trial.hyperparameters)
 
     def first_values(self, budget: Budget) -> list[Values]:
         """Make the loop, and return the first members' values."""
@@ -661,6 +728,11 @@ class _Run(Observer):
             max_births=limit,
             num_kept=tuner.population_size,
         )
+        path = None
+        if self._checkpoints is None:
+            path = _history_path(tuner.project_dir)
+        else:
+            settings = self._checkpoints.settings(settings, budget)
         self.loop = Loop(
             self._executor,
             tuner.strategy,
@@ -668,11 +740,12 @@ class _Run(Observer):
             objective,
             settings,
             self._rng,
-            History(objective.name, objective.direction, _history_path(tuner.project_dir)),
+            History(objective.name, objective.direction, path),
         )
         drawn = self.loop.first_values(tuner.initial_hyperparameters)
-        if self._early is not None:
-            had = self._early.hyperparameters.values
+        if 0 in self.trials and self._checkpoints is None:
+            # It was trained before the loop began, see `begin_early`.
+            had = self.trials[0].hyperparameters.values
             drawn[0].update({name: had[name] for name in drawn[0] if name in had})
         drawn = [self._small_enough(blueprint, values) for values in drawn]
         return [blueprint.complete(values) for values in drawn]
@@ -702,7 +775,14 @@ class _Run(Observer):
             )
         # Trials first: a callback's or a display's member has a trial already.
         self.loop.observers = [self, *([callbacks] if callbacks else []), *self._displays]
-        self.loop.start(setup)
+        restore = None
+        if self._checkpoints is not None:
+            signature = search_signature(self.loop, setup, self.oracle.seed)
+            restore = self._checkpoints.attach(self.loop, signature, self._seed)
+            if callbacks is not None:
+                callbacks.resume(self._checkpoints.extra("callbacks"))
+                self._checkpoints.extras["callbacks"] = callbacks.get_state
+        self.loop.start(setup, restore)
         self.loop.run()
 
     def results(self) -> list[Kept]:
@@ -721,19 +801,39 @@ class _Run(Observer):
         sign = 1.0 if self.tuner.oracle.objective.direction == "min" else -1.0
         return sign * kept.score, trial.best_step or 0, trial.trial_id
 
+    def search_begin(self, loop: Loop) -> None:
+        if self._records is not None and loop.iteration:
+            keys = {member.member_id: self._key(member.slot) for member in loop.members}
+            for trial in self._records.readmit(loop.history, self._lost, self._metrics, keys):
+                self._end_trial(trial)
+
+    def _key(self, slot: int) -> str:
+        return f"{self.tuner.tuner_id}-{self.number}-slot{slot}"
+
+    def _lost(self, birth: BirthRecord, iteration: int, trial_id: str) -> Trial:
+        """Return a new trial for a member whose own is not in the project any more."""
+        member = Member(birth.member_id, birth.slot, dict(birth.values), birth.parents, iteration)
+        member.inherited_steps = birth.inherited_steps
+        hyperparameters = self.oracle.get_space()
+        hyperparameters.values = self._trial_values(member)
+        return Trial(hyperparameters, trial_id)
+
+    def _trial_values(self, member: Member) -> Values:
+        parent = self.trials[member.parents[0]].trial_id if member.parents else ""
+        own = {PARENT: parent, BIRTH: member.born, INHERITED: member.inherited_steps}
+        return {**self._active(member.values), **own}
+
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
-            parent = self.trials[member.parents[0]].trial_id if member.parents else ""
-            if self._early is not None and member.member_id == 0:
-                self.trials[0], self._early = self._early, None
-                continue
-            self.trials[member.member_id] = self._begin(
-                member.slot,
-                self._active(member.values),
-                parent,
-                member.born,
-                member.inherited_steps,
-            )
+            if member.member_id not in self.trials:  # else the search was resumed
+                self._begin(member)
+
+    def _begin(self, member: Member) -> Trial:
+        """Give a newborn member its trial."""
+        trial = self.oracle.birth(self._key(member.slot), self._trial_values(member))
+        self.trials[member.member_id] = trial
+        self.tuner.on_trial_begin(trial)
+        return trial
 
     def _active(self, values: Values) -> Values:
         """Return the values that have a meaning beside the others, the fixed ones included."""
@@ -750,31 +850,33 @@ class _Run(Observer):
                 inactive.pop(hp.name, None)
         return {name: value for name, value in everything.items() if name not in inactive}
 
-    def _begin(self, slot: int, values: Values, parent: str, born: int, steps: int) -> Trial:
-        own = {**values, PARENT: parent, BIRTH: born, INHERITED: steps}
-        key = f"{self.tuner.tuner_id}-{self.number}-slot{slot}"
-        trial = self.oracle.birth(key, own)
-        self.tuner.on_trial_begin(trial)
-        return trial
-
     def deaths(self, members: Sequence[Member]) -> None:
         for member in members:
             self._end(member)
 
     def iteration_end(self, record: IterationRecord) -> None:
         for member in record.members:
-            if math.isfinite(member.score) and member.logs:
-                metrics = {k: v for k, v in member.logs.items() if math.isfinite(v)}
-                metrics.setdefault(self.oracle.objective.name, member.score)
+            metrics = self._metrics(member)
+            if metrics:
                 trial = self.trials[member.member_id]
                 self.oracle.update_trial(trial.trial_id, metrics, step=record.iteration)
+
+    def _metrics(self, member: MemberRecord) -> dict[str, float]:
+        """Return what a member reports to its trial, nothing where it diverged."""
+        if not math.isfinite(member.score) or not member.logs:
+            return {}
+        metrics = {k: v for k, v in member.logs.items() if math.isfinite(v)}
+        metrics.setdefault(self.oracle.objective.name, member.score)
+        return metrics
 
     def search_end(self, loop: Loop) -> None:
         for member in loop.members:
             self._end(member)
 
     def _end(self, member: Member) -> None:
-        trial = self.oracle.get_trial(self.trials[member.member_id].trial_id)
+        self._end_trial(self.oracle.get_trial(self.trials[member.member_id].trial_id))
+
+    def _end_trial(self, trial: Trial) -> None:
         if trial.metrics.exists(self.oracle.objective.name):
             trial.status = TrialStatus.COMPLETED
         else:

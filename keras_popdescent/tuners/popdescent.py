@@ -57,6 +57,13 @@ class PopDescentTuner(PopulationTuner):
             the L2 coefficients that the model has around their own values. Defaults to True.
         initial_hyperparameters: Values for the first members, a dict for each; what one leaves out
             is drawn. Member 0 otherwise has the defaults.
+        checkpoint: Whether the search is saved in the project directory, so that the same call goes
+            on in a new process after a crash or a kill, exactly. Defaults to True.
+        checkpoint_every: Iterations from one snapshot to the next, at least 1. Defaults to None: as
+            often as takes no more than about a twentieth of the time.
+        max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes
+            (10**6 bytes). Defaults to None: no bound; two snapshots stay, and a third while it is
+            written.
         seed: Seed of everything; None for another one each time. 0 is a seed.
         hyperparameters: As for `RandomSearch`.
         tune_new_entries: As for `RandomSearch`.
@@ -102,6 +109,9 @@ class PopDescentTuner(PopulationTuner):
         validation_samples: int | None = None,
         implicit_mutation: bool = True,
         initial_hyperparameters: Sequence[Values] = (),
+        checkpoint: bool = True,
+        checkpoint_every: int | None = None,
+        max_disk_mb: float | None = None,
         seed: int | None = None,
         hyperparameters: Any = None,
         tune_new_entries: bool = True,
@@ -138,5 +148,8 @@ class PopDescentTuner(PopulationTuner):
             validation_samples=validation_samples,
             implicit_mutation=implicit_mutation,
             initial_hyperparameters=initial_hyperparameters,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            max_disk_mb=max_disk_mb,
             **kwargs,
         )

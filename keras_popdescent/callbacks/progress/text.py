@@ -160,9 +160,11 @@ def plain_line(status: Status) -> str:
 def summary(status: Status) -> str:
     """Return the last line: how the search ended, what it took, and what came of it."""
     done = status.iteration - status.first_iteration
-    word = _plural("iteration", done)
+    word = _plural("iteration", done or status.iteration)
     if status.state != "finished":
         what = f"{status.state} after {status.iteration:,} of {status.num_iterations:,} iterations"
+    elif not done:
+        what = f"nothing was left to do after {status.iteration:,} {word}"
     elif status.first_iteration:
         what = f"finished iterations {status.first_iteration + 1:,} to {status.iteration:,}"
     else:

@@ -118,7 +118,8 @@ class Tracker:
     def _closing_rounds(self) -> int:
         """Return how many rounds of closing training are still to come."""
         closed = self._record is not None and self._record.closing
-        return 0 if closed else self._loop.strategy.closing.rounds
+        done = getattr(self._loop, "rounds_closed", 0)
+        return 0 if closed else self._loop.strategy.closing.rounds - done
 
     def _left(self) -> tuple[float, int]:
         """Return the iterations left, a closing round as a part of one, and the gradient steps."""

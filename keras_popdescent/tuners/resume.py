@@ -1,0 +1,234 @@
+"""How a tuner's search goes on in a new process: its directory, and the trials of its members.
+
+The population itself is in the snapshots (`population/checkpointing.py`). KerasTuner's files of
+trials are written at other moments and may be ahead of the newest snapshot, or cut off: what they
+say is taken back to the snapshot, and what they lack is told again from the history.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
+from keras_popdescent.history import BirthRecord, History, MemberRecord
+from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
+
+FOLDER = "checkpoint"
+# What reading a file of KerasTuner's raises that is cut off or holds something else.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+
+
+@dataclass(frozen=True)
+class CheckpointChoice:
+    """A tuner's arguments about checkpoints.
+
+    Attributes:
+        checkpoint: Whether a search is saved at all.
+        every: See `CheckpointPlan`.
+        max_disk_mb: See `CheckpointPlan`.
+    """
+
+    checkpoint: bool = True
+    every: int | None = None
+    max_disk_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        CheckpointPlan("", self.every, self.max_disk_mb)
+
+    def plan(self, project: str | Path, execution: int) -> CheckpointPlan:
+        """Return where an execution is saved."""
+        number = f"_{execution}" if execution else ""
+        return CheckpointPlan(
+            Path(project) / f"{FOLDER}{number}",
+            self.every,
+            self.max_disk_mb,
+            Path(project) / f"history{number}.jsonl",
+            project,
+        )
+
+
+@contextmanager
+def checkpoints_of(
+    choice: CheckpointChoice, project: str | Path, execution: int
+) -> Iterator[Checkpoints | None]:
+    """Yield the checkpoints of an execution for the length of a block; None where there are none.
+
+    Raises:
+        ProjectError: If what is in the directory cannot be read.
+    """
+    if not choice.checkpoint:
+        yield None
+        return
+    with Checkpoints(choice.plan(project, execution)) as checkpoints:
+        yield checkpoints
+
+
+def refuse_if_in_use(project: str | Path) -> None:
+    """Refuse to delete a project directory that a search of another process is in.
+
+    Raises:
+        ProjectError: If another process has it.
+    """
+    if Path(project).is_dir():
+        with FolderLock(project):
+            pass
+
+
+def alone_in_project(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a tuner's method run only while no other process uses the project directory."""
+
+    @functools.wraps(method)
+    def locked(tuner: keras_tuner.Tuner, *args: Any, **kwargs: Any) -> Any:
+        with FolderLock(tuner.project_dir):
+            return method(tuner, *args, **kwargs)
+
+    return locked
+
+
+def tolerant(write: Callable[[], Any], what: str) -> None:
+    """Write a file of KerasTuner's; where the disk does not take it, warn and go on."""
+    try:
+        write()
+    except OSError as error:
+        warnings.warn(
+            f"KerasTuner cannot write {what} ({error.strerror or error}); the search goes on.",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+
+
+def reload_trials(oracle: keras_tuner.Oracle, project: str | Path) -> None:
+    """Read the trials of a project; what cannot be read is left out, with a warning."""
+    pattern = os.path.join(glob.escape(str(project)), "trial_*", "trial.json")
+    for path in sorted(glob.glob(pattern)):
+        try:
+            trial = Trial.load(path)
+            folder = os.path.basename(os.path.dirname(path))
+            if folder != f"trial_{trial.trial_id}":
+                # An id becomes the name of a folder that is written to.
+                raise ValueError(f"trial {trial.trial_id!r} in {folder!r}")
+        except _UNREADABLE as error:
+            warnings.warn(
+                f"The trial in {path} cannot be read and is left out: {error!r:.200}",
+                CheckpointWarning,
+                stacklevel=3,
+            )
+            continue
+        oracle.trials[trial.trial_id] = trial
+    order_trials(oracle)
+
+
+def order_trials(oracle: keras_tuner.Oracle) -> None:
+    """Set the oracle's orders from its trials: ids count births."""
+    oracle.start_order = sorted(oracle.trials)
+    ended = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.INVALID)
+    oracle.end_order = [id_ for id_ in oracle.start_order if oracle.trials[id_].status in ended]
+
+
+class TrialRecords:
+    """The trials of one execution, in step with its snapshots.
+
+    Args:
+        oracle: The tuner's oracle.
+        trials: member id -> its trial, filled by the execution.
+        checkpoints: The execution's checkpoints.
+    """
+
+    def __init__(
+        self, oracle: keras_tuner.Oracle, trials: dict[int, Trial], checkpoints: Checkpoints
+    ) -> None:
+        self._oracle = oracle
+        self._trials = trials
+        saved: Any = checkpoints.extra("trials") or {}
+        self._ids: list[str] = list(saved.get("ids", []))
+        known = dict(oracle.trials)
+        before = saved.get("before", list(known))
+        self._found = {id_: known[id_] for id_ in self._ids if id_ in known}
+        # Trials that were born after the snapshot will be born again.
+        oracle.trials.clear()
+        oracle.trials.update({id_: known[id_] for id_ in before if id_ in known})
+        oracle.ongoing_trials.clear()
+        self._before = list(before)
+        order_trials(oracle)
+        checkpoints.extras["trials"] = self.get_state
+
+    def get_state(self) -> dict[str, Any]:
+        """Return which trials the members have, JSON-able."""
+        ids = [self._trials[member].trial_id for member in sorted(self._trials)]
+        return {"before": self._before, "ids": ids}
+
+    def readmit(
+        self,
+        history: History,
+        make: Callable[[BirthRecord, int, str], Trial],
+        report: Callable[[MemberRecord], Mapping[str, float]],
+        keys: Mapping[int, str],
+    ) -> list[Trial]:
+        """Give the members of a resumed search their trials back.
+
+        Args:
+            history: What has happened up to the snapshot.
+            make: Makes a running trial for a member whose own was lost, from its birth, the
+                iteration of that, and the trial's id.
+            report: Returns the metrics that a member's record reports to its trial.
+            keys: member id -> the oracle's key of the trial, for the members that live.
+
+        Returns:
+            The trials of dead members that were never ended.
+        """
+        births = {
+            birth.member_id: (birth, record.iteration)
+            for record in history.records
+            for birth in record.births
+        }
+        reports: dict[int, dict[int, Mapping[str, float]]] = {}
+        for record in history.iterations():
+            for member in record.members:
+                metrics = report(member)
+                if metrics:
+                    reports.setdefault(member.member_id, {})[record.iteration] = metrics
+        for member_id, id_ in enumerate(self._ids):
+            told = reports.get(member_id, {})
+            trial = self._found.get(id_)
+            whole = trial is not None and _cut(trial, set(told))
+            if trial is None or not whole:
+                trial = make(*births[member_id], id_)
+            self._trials[member_id] = self._oracle.trials[id_] = trial
+            if member_id in keys:
+                trial.status, trial.score, trial.message = TrialStatus.RUNNING, None, None
+                self._oracle.ongoing_trials[keys[member_id]] = trial
+            for iteration, metrics in () if whole else told.items():
+                self._oracle.update_trial(id_, metrics, step=iteration)
+        order_trials(self._oracle)
+        dead = [trial for member_id, trial in self._trials.items() if member_id not in keys]
+        return [trial for trial in dead if trial.status == TrialStatus.RUNNING]
+
+
+def _cut(trial: Trial, steps: set[int]) -> bool:
+    """Take back what was reported to a trial after the last of some steps.
+
+    Returns:
+        Whether all of them had been reported.
+    """
+    last = max(steps, default=0)
+    try:
+        config = trial.metrics.get_config()
+        for metric in config["metrics"].values():
+            metric["observations"] = [o for o in metric["observations"] if o["step"] <= last]
+        config["metrics"] = {n: m for n, m in config["metrics"].items() if m["observations"]}
+        trial.metrics = type(trial.metrics).from_config(config)
+        seen = {o["step"] for m in config["metrics"].values() for o in m["observations"]}
+    except _UNREADABLE:
+        return False
+    return seen == steps

@@ -1,0 +1,330 @@
+"""A tuner's search that is cut off goes on: members, trials, callbacks, whatever was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_popdescent import PopDescentTuner
+from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
+from keras_popdescent.errors import ArgumentError, ProjectError
+from keras_popdescent.tuners import base
+
+FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
+
+
+class Crash(Exception):
+    """What ends a search in these tests."""
+
+
+class CrashAt(keras.callbacks.Callback):
+    """Raises at the end of an epoch of one member, when others are not there yet."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= self.epoch:
+            raise Crash
+
+
+class Counts(keras.callbacks.Callback):
+    """What a callback comes to in a member's life: a number, a list, arrays."""
+
+    # All members' callbacks tell the same place.
+    told: dict = {}
+
+    def __init__(self):
+        super().__init__()
+        self.constant = np.arange(3)
+        self.epochs, self.losses, self.begun = 0, [], 0
+
+    def on_train_begin(self, logs=None):
+        self.begun += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+        self.losses.append(float(logs["loss"]))
+        self.weights = self.model.get_weights()
+        line = (epoch, self.epochs, tuple(self.losses))
+        Counts.told.setdefault(epoch, set()).add(line)
+
+
+def make(build, directory, **changes):
+    arguments = {"objective": "val_loss", "seed": 0, "population_size": 3, "checkpoint_every": 1}
+    return PopDescentTuner(build, directory=directory, **{**arguments, **changes})
+
+
+def contents(tuner):
+    """All that a search has come to, but for times."""
+    weights = [weight for model in tuner.get_best_models(3) for weight in model.get_weights()]
+    trials = {id_: trial.get_state() for id_, trial in tuner.oracle.trials.items()}
+    history = [
+        (
+            [(m.member_id, m.score, dict(m.values)) for m in record.members],
+            [(b.slot, b.parents, dict(b.values)) for b in record.births],
+        )
+        for record in tuner.history
+    ]
+    orders = tuner.oracle.start_order, sorted(tuner.oracle.end_order), tuner.oracle.ongoing_trials
+    return weights, json.dumps([trials, history, orders], sort_keys=True)
+
+
+def assert_equal(first, second):
+    for one, other in zip(first[0], second[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert first[1] == second[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
+    """A search that nothing has happened to; tests leave its project as it is."""
+    from tests.tuners.conftest import build_model
+
+    tuner = make(build_model, tmp_path_factory.mktemp("whole"))
+    tuner.search(*data, **FIT)
+    return tuner
+
+
+def crash(build, directory, data, epoch=2, **changes):
+    with pytest.raises(Crash):
+        make(build, directory, **changes).search(*data, **FIT, callbacks=[CrashAt(epoch)])
+
+
+def test_a_crash_leaves_no_trace(build, tmp_path, data, whole):
+    for epoch in (1, 2):
+        crash(build, tmp_path, data, epoch)
+    tuner = make(build, tmp_path)
+    tuner.search(*data, **FIT)
+    assert_equal(contents(tuner), contents(whole))
+    for id_, trial in tuner.oracle.trials.items():
+        path = Path(tuner.project_dir) / f"trial_{id_}" / "trial.json"
+        assert json.loads(path.read_text()) == trial.get_state()
+
+
+def test_what_is_finished_returns_at_once(build, data, whole, tmp_path):
+    shutil.copytree(whole.directory, tmp_path / "copy")
+    tuner = make(build, tmp_path / "copy")
+    began = []
+    tuner.search(*data, **FIT, callbacks=[lambda: Began(began)])
+    assert began == []
+    assert_equal(contents(tuner), contents(whole))
+    assert tuner.get_best_schedule() == whole.get_best_schedule()
+    # Once more, with the same tuner.
+    tuner.search(*data, **FIT)
+    assert_equal(contents(tuner), contents(whole))
+
+
+class Began(keras.callbacks.Callback):
+    def __init__(self, began):
+        super().__init__()
+        self.began = began
+
+    def on_train_begin(self, logs=None):
+        self.began.append(self)
+
+
+def test_a_larger_budget_goes_on(build, data, whole, tmp_path):
+    shutil.copytree(whole.directory, tmp_path / "copy")
+    tuner = make(build, tmp_path / "copy")
+    tuner.search(*data, **{**FIT, "epochs": 6})
+    told = [record.iteration for record in tuner.history.iterations()]
+    assert told == list(range(1, len(whole.history) * 6 // 4 + 1))
+    assert tuner.history.gradient_steps == 3 * 8 * 6
+
+
+def test_callbacks_go_on_in_their_members_lives(build, tmp_path, data):
+    def search(directory, *more):
+        Counts.told = {}
+        tuner = make(build, directory)
+        early = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+        tuner.search(*data, **FIT, callbacks=[Counts(), early, *more])
+        return tuner
+
+    tuner = search(tmp_path / "whole")
+    told = Counts.told
+    with pytest.raises(Crash):
+        search(tmp_path / "cut", CrashAt(2))
+    early = Counts.told
+    again = search(tmp_path / "cut")
+    assert_equal(contents(again), contents(tuner))
+    for epoch, lines in Counts.told.items():
+        assert lines <= told[epoch]
+    assert {*early, *Counts.told} == {*told}
+
+
+def test_executions(build, tmp_path, data):
+    """The first is finished, the second is cut off; the trials of both are counted on."""
+
+    def search(directory, *callbacks):
+        tuner = make(build, directory, executions_per_trial=2, population_size=2)
+        tuner.search(*data, **{**FIT, "epochs": 2}, callbacks=[*callbacks])
+        return tuner
+
+    class SecondTime(CrashAt):
+        count = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            SecondTime.count += epoch == 0
+            if SecondTime.count > 2 and epoch == 1:
+                raise Crash
+
+    whole = search(tmp_path / "whole")
+    with pytest.raises(Crash):
+        search(tmp_path / "cut", SecondTime(1))
+    again = search(tmp_path / "cut")
+    assert_equal(contents(again), contents(whole))
+    names = {path.name for path in (tmp_path / "cut" / "untitled_project").iterdir()}
+    assert {"checkpoint", "checkpoint_1", "history.jsonl", "history_1.jsonl"} <= names
+
+
+def test_max_trials(build, tmp_path, data):
+    whole = make(build, tmp_path / "whole", max_trials=5)
+    whole.search(*data, **FIT)
+    crash(build, tmp_path / "cut", data, max_trials=5)
+    again = make(build, tmp_path / "cut", max_trials=5)
+    again.search(*data, **FIT)
+    assert_equal(contents(again), contents(whole))
+    assert len(again.oracle.trials) == 5
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def removed(path):
+    path.unlink()
+
+
+def nonsense(path):
+    path.write_text('{"trial_id": "../../../elsewhere"}')
+
+
+@pytest.mark.parametrize("damage", [truncated, emptied, removed, nonsense])
+def test_files_of_kerastuner_that_were_cut_off(damage, build, tmp_path, data, whole):
+    """A process that is killed while KerasTuner writes: what a file lacks is told again."""
+    crash(build, tmp_path, data, 2)
+    project = tmp_path / "untitled_project"
+    for path in [project / "oracle.json", *project.glob("trial_*[02468]/trial.json")]:
+        damage(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)
+        tuner = make(build, tmp_path)
+    tuner.search(*data, **FIT)
+    assert_equal(contents(tuner), contents(whole))
+    assert not (tmp_path.parent / "trial_elsewhere").exists()
+
+
+def test_the_space_is_that_of_the_code(build, tmp_path, data):
+    """KerasTuner would go on with the space that it has saved, and say nothing."""
+    crash(build, tmp_path, data)
+
+    def wider(hp):
+        hp.Float("dropout", 0.0, 0.9)
+        return build(hp)
+
+    with pytest.raises(ProjectError, match=r"space.dropout.*highest: was 0.\d*, is 0.\d*"):
+        make(wider, tmp_path).search(*data, **FIT)
+    with pytest.raises(ProjectError, match="population_size: was 3, is 4"):
+        make(build, tmp_path, population_size=4).search(*data, **FIT)
+    with pytest.raises(ProjectError, match="batch_size: was 32, is 16"):
+        make(build, tmp_path).search(*data, **{**FIT, "batch_size": 16})
+    tuner = make(wider, tmp_path, overwrite=True)
+    tuner.search(*data, **FIT)
+    assert len(tuner.history) > 0
+
+
+def test_a_project_in_use(build, tmp_path, data):
+    tuner = make(build, tmp_path)
+    marker = tmp_path / "untitled_project" / "kept"
+    marker.touch()
+    with FolderLock(tmp_path / "untitled_project"):
+        with pytest.raises(ProjectError, match="in use"):
+            tuner.search(*data, **FIT)
+        # It would be deleted under the feet of the other one.
+        with pytest.raises(ProjectError, match="in use"):
+            make(build, tmp_path, overwrite=True)
+    assert marker.exists()
+
+
+def test_without_checkpoints(build, tmp_path, data):
+    tuner = make(build, tmp_path, checkpoint=False)
+    tuner.search(*data, **{**FIT, "epochs": 1})
+    assert not list((tmp_path / "untitled_project").glob("checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"checkpoint_every": 0}, "`checkpoint_every`"), ({"max_disk_mb": -1}, "`max_disk_mb`")],
+)
+def test_arguments(changes, message, build, tmp_path):
+    with pytest.raises(ArgumentError, match=message):
+        make(build, tmp_path, **changes)
+
+
+def size_of(directory):
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def test_a_bound_on_the_project(build, tmp_path, data, whole):
+    """Snapshots, history, trials and the best weights together."""
+    bound = size_of(Path(whole.project_dir)) * 1.5
+    tuner = make(build, tmp_path, max_disk_mb=bound / 1e6)
+    seen = []
+
+    class Measure(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(size_of(tmp_path))
+
+    tuner.search(*data, **FIT, callbacks=[Measure()])
+    assert max([*seen, size_of(tmp_path)]) <= bound
+    assert_equal(contents(tuner), contents(whole))
+    with pytest.raises(ArgumentError, match="`max_disk_mb` is too small"):
+        make(build, tmp_path / "small", max_disk_mb=0.02).search(*data, **FIT)
+
+
+def test_a_full_disk(build, tmp_path, data, whole, monkeypatch):
+    """Every file of KerasTuner's and of ours: the search is none the worse."""
+    tuner = make(build, tmp_path)
+    full = OSError(28, "No space left on device")
+    written = []
+
+    def refuse(*arguments, **options):
+        written.append(arguments)
+        raise full
+
+    import keras_tuner.src.utils as utils
+
+    monkeypatch.setattr(utils, "save_json", refuse)
+    monkeypatch.setattr(base.History, "_write", refuse)
+    with pytest.warns(CheckpointWarning, match="KerasTuner cannot write.*No space left"):
+        tuner.search(*data, **FIT)
+    assert len(written) > 3
+    assert [m.score for r in tuner.history for m in r.members] == [
+        m.score for r in whole.history for m in r.members
+    ]
+
+
+def test_kerastuner_still_calls_what_is_overridden(build, tmp_path):
+    """A private method of its oracle, so that a full disk does not end a search."""
+    tuner = make(build, tmp_path)
+    saved = []
+    tuner.oracle._save_trial = saved.append
+    trial = tuner.oracle.birth("a", {})
+    tuner.oracle.update_trial(trial.trial_id, {"val_loss": 1.0}, step=1)
+    trial.status = "COMPLETED"
+    tuner.oracle.end_trial(trial)
+    assert saved == [trial] * 3
+    assert os.path.basename(tuner._get_tuner_fname()) == "tuner0.json"
