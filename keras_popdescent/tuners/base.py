@@ -55,6 +55,7 @@ from keras_popdescent.tuners.building import (
     check_size,
     check_strategy,
     model_size,
+    refuse_chief,
 )
 from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.fit_arguments import fit_arguments
@@ -203,6 +204,7 @@ class PopulationTuner(keras_tuner.Tuner):
         **kwargs: Any,
     ) -> None:
         check_sizes(population_size, num_elites)
+        refuse_chief()
         self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
         if kwargs.get("overwrite"):
             name = kwargs.get("project_name") or "untitled_project"
@@ -839,16 +841,14 @@ class _Run(Observer):
         """Return the values that have a meaning beside the others, the fixed ones included."""
         space = self.oracle.get_space()
         everything = {**fixed_values(space), **values}
-        inactive = {
-            hp.name: hp
-            for hp in space.space
-            if not all(condition.is_active(everything) for condition in hp.conditions)
-        }
+        known = {hp.name for hp in space.space}
         # A name may stand for several, in scopes that exclude each other.
-        for hp in space.space:
-            if inactive.get(hp.name) is not hp:
-                inactive.pop(hp.name, None)
-        return {name: value for name, value in everything.items() if name not in inactive}
+        active = {
+            hp.name
+            for hp in space.space
+            if all(condition.is_active(everything) for condition in hp.conditions)
+        }
+        return {n: value for n, value in everything.items() if n in active or n not in known}
 
     def deaths(self, members: Sequence[Member]) -> None:
         for member in members:

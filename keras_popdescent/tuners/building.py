@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -67,6 +68,23 @@ def _own_metric(metric: Any) -> Any:
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric
+
+
+def refuse_chief() -> None:
+    """Refuse KerasTuner's way of sharing trials among machines: a population is in one process.
+
+    Raises:
+        ArgumentError: If the environment names a chief.
+    """
+    chief = os.environ.get("KERASTUNER_ORACLE_IP")
+    if chief:
+        raise ArgumentError(
+            describe(
+                "A population lives in one process, and cannot share its trials with a chief.",
+                fix="Unset `KERASTUNER_ORACLE_IP`.",
+                KERASTUNER_ORACLE_IP=chief,
+            )
+        )
 
 
 def check_strategy(strategy: Any) -> None:

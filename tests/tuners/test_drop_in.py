@@ -6,6 +6,7 @@ here is in docs/differences.md.
 
 import json
 import math
+from types import SimpleNamespace
 
 import keras
 import keras_tuner
@@ -15,6 +16,7 @@ import pytest
 from keras_popdescent import PopDescent, PopDescentTuner
 from keras_popdescent.errors import ArgumentError, ModelError, ObjectiveError
 from keras_popdescent.strategies import UnitMutation
+from keras_popdescent.tuners.building import check_strategy
 
 FIT = {"epochs": 2, "batch_size": 32, "validation_split": 0.25, "verbose": 0}
 LOSS = "sparse_categorical_crossentropy"
@@ -173,6 +175,16 @@ class TestArguments:
         tuner.search(*data, **FIT)
         assert math.isfinite(tuner.history.best()[1])
 
+    def test_several_devices_are_refused(self):
+        with pytest.raises(ArgumentError, match="on one device.*replicas=2"):
+            check_strategy(SimpleNamespace(num_replicas_in_sync=2))
+        check_strategy(None)
+
+    def test_a_chief_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+        with pytest.raises(ArgumentError, match="in one process"):
+            make(build_layers, tmp_path)
+
     def test_unknown_arguments(self, tmp_path):
         with pytest.raises((TypeError, ValueError), match="unrecognized"):
             make(build_layers, tmp_path, unrecognized=3)
@@ -288,6 +300,9 @@ class TestSpaces:
         for trial in tuner.oracle.trials.values():
             active = trial.hyperparameters
             assert active.is_active("width") == (active.get("kind") == "wide")
+            # Only what has a meaning is in a trial, as in KerasTuner.
+            assert ("width" in active.values) == (active.get("kind") == "wide")
+            assert ("dropout" in active.values) == (active.get("kind") == "deep")
 
     def test_declared_hyperparameters_and_parents(self, tmp_path, data):
         class Hyper(keras_tuner.HyperModel):

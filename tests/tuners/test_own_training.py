@@ -7,15 +7,23 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_popdescent import PopDescentTuner
+from keras_popdescent import Offspring, PopDescentTuner
 from keras_popdescent.errors import (
     ArgumentError,
     ModelError,
+    ObjectiveError,
     ProjectError,
     ResultError,
     TrainingError,
 )
-from keras_popdescent.tuners.own_training import Calls, metrics_of, plan_calls
+from keras_popdescent.tuners.own_training import (
+    Calls,
+    OwnState,
+    OwnTraining,
+    _inherit,
+    metrics_of,
+    plan_calls,
+)
 
 LOSS = "sparse_categorical_crossentropy"
 
@@ -438,6 +446,30 @@ class TestCallbacks:
         tuner = fit(make(Hyper(), tmp_path, Mine), data)
         assert len(seen) == len(set(seen)) == 3 * 4
         assert {trial for trial, _ in seen} <= set(tuner.oracle.trials)
+
+
+def test_children_of_several_parents_have_their_average():
+    def parent(value):
+        inner = OwnState((np.full(2, -value),), (), (1, 0), trainable=(0,))
+        return OwnState(
+            (np.full(2, value), np.array([value])), (np.array(7),), (2, 1), "Adam", (inner,), (0,),
+            steps=7,
+        )  # fmt: skip
+
+    child = Offspring(slot=0, parents=(0, 1), values={}, optimizer_state="fresh")
+    state = _inherit([parent(1.0), parent(3.0)], child)
+    np.testing.assert_array_equal(state.weights[0], [2.0, 2.0])
+    # What is not trained is the first parent's.
+    np.testing.assert_array_equal(state.weights[1], [1.0])
+    np.testing.assert_array_equal(state.models[0].weights[0], [-2.0, -2.0])
+    assert (state.optimizer, state.num_plain, state.steps) == ((), (2, 0), 0)
+    alone = Offspring(slot=0, parents=(0,), values={})
+    assert _inherit([parent(1.0)], alone).steps == 7
+
+
+def test_children_cannot_be_tried_out():
+    with pytest.raises(ObjectiveError, match="before they are born"):
+        OwnTraining.try_out(object.__new__(OwnTraining), [])
 
 
 def test_calls_planned():
