@@ -26,16 +26,16 @@ class Budget:
         batches_per_iteration: Batches of each but the last, which has what is left.
         total_batches: Batches of all iterations together.
         note: A sentence that says how the numbers came about, empty where both were given.
-        deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
         given: Whether the caller said how many batches an iteration has.
+        deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
     """
 
     iterations: int
     batches_per_iteration: int
     total_batches: int
     note: str = ""
-    deadline: float | None = None
     given: bool = False
+    deadline: float | None = None
 
     @property
     def last_batches(self) -> int:
@@ -105,7 +105,7 @@ def plan_budget(
         batches = min(budget.batches_per_iteration, most)
         note = f"{budget.note}; " if budget.note else ""
         note += f"max_gradient_steps ends it after {most} batches a slot"
-        budget = Budget(math.ceil(most / batches), batches, most, note)
+        budget = Budget(math.ceil(most / batches), batches, most, note, budget.given)
     deadline = None if max_time is None else time.perf_counter() + float(max_time)
     return replace(budget, deadline=deadline)
 
