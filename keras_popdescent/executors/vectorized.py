@@ -2,8 +2,8 @@
 
 Members' states are stacked on a leading axis; `vmap` runs Keras's stateless `train_step` for all of
 them at once, `scan` runs it over the batches, and live hyperparameters are stacked like weights.
-Replacement is one gather. Where that does not apply (callbacks, streams of batches, members that
-share an optimizer's step counter), members take turns, as in the sequential executor.
+Replacement is one gather. Where that does not apply (callbacks, streams of batches), members take
+turns, as in the sequential executor.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ class VectorizedExecutor(SequentialExecutor):
         if plan.fresh_optimizer:
             for slot in slots:
                 self._renew_optimizer(slot)
+        counters = self._counters_at_turns(slots, feeds)
         reports: dict[int, Report] = {}
         for together in self._parties(slots, feeds):
             rows = [feeds[slot] for slot in together]
-            reports.update(self._advance_together(together, rows, score))
+            reports.update(self._advance_together(together, rows, score, counters))
         self._resident = None
         return [reports[slot] for slot in slots]
 
@@ -101,9 +102,6 @@ class VectorizedExecutor(SequentialExecutor):
             setup.hooks is None
             and isinstance(setup.data.training, ArrayBatches)
             and not isinstance(validation, list)
-            # Parent and child that share a step counter train one after the other.
-            and not self._counters
-            and len(set(self._groups)) == len(self._groups)
         )
 
     def _parties(
@@ -130,12 +128,17 @@ class VectorizedExecutor(SequentialExecutor):
         return max(int(_MEMORY_SHARE * limit / max(needed, 1)), 1)
 
     def _advance_together(
-        self, slots: list[int], feeds: list[list[Indices]], score: bool
+        self,
+        slots: list[int],
+        feeds: list[list[Indices]],
+        score: bool,
+        counters: Mapping[int, int],
     ) -> dict[int, Report]:
         began = time.perf_counter()
         stage = self._stage(self._values[slots[0]])
         engine = self._engine(stage)
         self._write_newborn(slots, stage)
+        self._write_counters(slots, stage, counters)
         stack = self._store.stacked(slots)
         data = cast(ArrayBatches, self._setup.data.training)
         if stage.training is None:
@@ -158,6 +161,34 @@ class VectorizedExecutor(SequentialExecutor):
             slot: Report(slot, objective.score(own) if score else float("nan"), own, steps, seconds)
             for slot, own in zip(slots, logs, strict=True)
         }
+
+    def _counters_at_turns(
+        self, slots: Sequence[int], feeds: Mapping[int, list[Indices]]
+    ) -> dict[int, int]:
+        """Return the step counters of members that share one, as if they took their turns.
+
+        A family's counter goes on with the steps of each of its members, in the order of slots.
+        """
+        counters: dict[int, int] = {}
+        for slot in slots:
+            group = self._groups[slot]
+            if self._groups.count(group) == 1 and group not in self._counters:
+                continue
+            if group not in self._counters:
+                [index, *_] = self._stage(self._values[slot]).live.step_counter_indices
+                self._counters[group] = self._store[slot].optimizer[index]
+            counters[slot] = int(self._counters[group])
+            self._counters[group] = counters[slot] + sum(len(block) for block in feeds[slot])
+        return counters
+
+    def _write_counters(self, slots: list[int], stage: _Stage, counters: Mapping[int, int]) -> None:
+        sharing = [slot for slot in slots if slot in counters]
+        indices = [
+            len(stage.live.weight_variables) + index for index in stage.live.step_counter_indices
+        ]
+        if sharing:
+            column = np.array([counters[slot] for slot in sharing])
+            self._store.write(slots, sharing, indices, [column] * len(indices))
 
     def _engine(self, stage: _Stage) -> _Engine:
         if stage.engine is None:
@@ -191,8 +222,7 @@ class VectorizedExecutor(SequentialExecutor):
         keys = {self._setup.blueprint.structure_key(values) for values in self._values}
         keys |= {self._setup.blueprint.structure_key(child.values) for child in offspring}
         kinds = {(child.weight_noise.kind, child.optimizer_state) for child in offspring}
-        shares = any(child.optimizer_state == "fresh_slots" for child in offspring)
-        if slots is None or len(keys) != 1 or len(kinds) != 1 or shares:
+        if slots is None or len(keys) != 1 or len(kinds) != 1:
             super().apply(offspring)
             return
         stage = self._stage(offspring[0].values)
@@ -200,9 +230,11 @@ class VectorizedExecutor(SequentialExecutor):
         self._store.put(
             slots, self._engine(stage).evolve(self._store.stacked(slots), stage, offspring, seeds)
         )
+        groups = list(self._groups)
         for child in offspring:
             self._values[child.slot] = dict(child.values)
-            self._groups[child.slot] = self._new_group()
+            shares = child.optimizer_state == "fresh_slots"
+            self._groups[child.slot] = groups[child.parents[0]] if shares else self._new_group()
             self._newborn.add(child.slot)
         self._resident = None
 
@@ -424,8 +456,10 @@ class _Engine:
         # Live scalars are written when the child is first used, as in a member on its own.
         fresh_ones = set(range(live.num_plain[0], num_weights))
         fresh_ones |= set(range(num_weights + live.num_plain[1], len(stack)))
-        if rule == "fresh":
+        if rule != "inherit":
             fresh_ones |= set(range(num_weights, len(stack)))
+        if rule == "fresh_slots":
+            fresh_ones -= {num_weights + index for index in live.step_counter_indices}
         evolved = []
         for index, column in enumerate(stack):
             new = column[parents[:, 0]]

@@ -155,14 +155,19 @@ class TestAgreement:
             assert [report.gradient_steps for report in reports] == [6, 6, 6]
         self.compare(first, second)
 
-    def test_shared_step_counters_take_turns(self):
+    def test_a_family_shares_a_step_counter(self):
         first, second = self.pair()
+        rule = {"optimizer_state": "fresh_slots"}
         for executor in (first, second):
             executor.advance([0, 1, 2], 3)
-            child = Offspring(1, (0,), dict(FIRST_VALUES[0]), optimizer_state="fresh_slots")
-            executor.apply([child])
+            executor.apply([Offspring(1, (2,), dict(FIRST_VALUES[2]), **rule)])
+            executor.advance([0, 1, 2], 3)
+            executor.apply([Offspring(0, (1,), dict(FIRST_VALUES[1]), **rule)])
+            executor.advance([0, 1, 2], 3)
+            executor.apply([Offspring(2, (2,), dict(FIRST_VALUES[0]))])
             executor.advance([0, 1, 2], 3)
         self.compare(first, second)
+        assert first.snapshot()["counters"] == second.snapshot()["counters"]
 
     def test_hooks_are_still_told(self):
         from keras_popdescent.testing.executors import _Listening
@@ -207,7 +212,9 @@ def data():
 
 
 @needs_jax
-@pytest.mark.parametrize("strategy", [PopDescent(), PopDescent.paper(), ESGD(noise_scale=0.1)])
+@pytest.mark.parametrize(
+    "strategy", [PopDescent(), PopDescent.reference(num_samples=100), ESGD(noise_scale=0.1)]
+)
 def test_a_whole_search_agrees(strategy):
     x, y = data()
     histories = []
@@ -230,7 +237,7 @@ def test_a_whole_search_agrees(strategy):
 
 
 @needs_jax
-def test_a_tuner_with_members_of_other_structure():
+def test_a_tuner_with_members_of_other_structure(tmp_path):
     from keras_popdescent import PopDescentTuner
 
     def hypermodel(hp):
@@ -239,7 +246,9 @@ def test_a_tuner_with_members_of_other_structure():
         return model
 
     x, y = data()
-    tuner = PopDescentTuner(hypermodel, population_size=4, seed=0, executor="vectorized")
+    tuner = PopDescentTuner(
+        hypermodel, population_size=4, seed=0, executor="vectorized", directory=tmp_path
+    )
     tuner.search(x, y, validation_split=0.25, epochs=6, batch_size=32, verbose=0)
     assert np.isfinite(tuner.oracle.get_best_trials(1)[0].score)
 
