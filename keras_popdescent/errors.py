@@ -23,6 +23,14 @@ class ModelError(PopDescentError, TypeError):
     """The build function returned something other than a compiled Keras model."""
 
 
+class ResultError(PopDescentError, TypeError):
+    """Overridden training returned what cannot be a score."""
+
+
+class TrainingError(PopDescentError, RuntimeError):
+    """Overridden training failed too often in a row."""
+
+
 class BindingError(PopDescentError, RuntimeError):
     """A hyperparameter that is said to be live cannot be read or written in the model."""
 

@@ -52,6 +52,8 @@ def namespace(tmp_path, monkeypatch):
         "y": y,
         "x_val": x[:40],
         "y_val": y[:40],
+        "x_test": x[40:80],
+        "y_test": y[40:80],
     }
 
 

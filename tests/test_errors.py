@@ -26,6 +26,8 @@ def test_every_error_is_caught_as_one_of_ours(error):
         (errors.ObjectiveError, ValueError),
         (errors.ModelError, TypeError),
         (errors.BindingError, RuntimeError),
+        (errors.ResultError, TypeError),
+        (errors.TrainingError, RuntimeError),
         (errors.DivergedError, RuntimeError),
         (errors.ProjectError, RuntimeError),
         (errors.MissingExtraError, ImportError),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,15 +108,17 @@ class MemberCallbacks(Observer):
         }
         self._lives: dict[int, _Life] = {}
         self._loop: Loop | None = None
+        self._by_batch = False
         self._resumed: dict[str, Any] = {}
-        self._by_batch = any(_has_batch_hook(callback) for callback in self._given)
 
     def search_begin(self, loop: Loop) -> None:
         self._loop = loop
 
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
-            life = _Life(member, [_fresh(given) for given in self._given])
+            made = [fresh_callback(given, member) for given in self._given]
+            self._by_batch = self._by_batch or any(map(_has_batch_hook, made))
+            life = _Life(member, made)
             saved = self._resumed.pop(str(member.member_id), None)
             if saved is not None and saved["epoch"] is not None:
                 life.saved, life.steps = saved, int(saved["steps"])
@@ -209,9 +212,18 @@ class MemberCallbacks(Observer):
         self._loop.executor.visit(slot, finish)
 
 
-def _fresh(given: Any) -> keras.callbacks.Callback:
+def fresh_callback(given: Any, member: Member | None = None) -> keras.callbacks.Callback:
+    """Return a member's own callback: a copy of a given one, or what a given function returns.
+
+    Args:
+        given: A callback, or a function without arguments or with one: the member.
+        member: The member, which a function may want to know.
+
+    Raises:
+        ArgumentError: If the callback cannot be copied, or a function returns none.
+    """
     if not isinstance(given, keras.callbacks.Callback):
-        return given()
+        return _made(given, member)
     try:
         return copy.deepcopy(given)
     except Exception as error:
@@ -223,6 +235,35 @@ def _fresh(given: Any) -> keras.callbacks.Callback:
                 reason=str(error)[:200],
             )
         ) from error
+
+
+def _made(given: Any, member: Member | None) -> keras.callbacks.Callback:
+    """Call a function, or a class, that returns a callback."""
+    if not callable(given):
+        raise _no_callback(given)
+    made = given(member) if _wants_member(given) else given()
+    if not isinstance(made, keras.callbacks.Callback):
+        raise _no_callback(made)
+    return made
+
+
+def _wants_member(function: Any) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.default is p.empty and p.kind in positional for p in parameters)
+
+
+def _no_callback(given: Any) -> ArgumentError:
+    return ArgumentError(
+        describe(
+            "`callbacks` holds something else.",
+            "Expected Keras callbacks, or functions that return one.",
+            received=given,
+        )
+    )
 
 
 def plain_attributes(callback: Any) -> dict[str, Any]:
@@ -256,9 +297,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(f"{type(value).__name__} {content!r}".encode()).hexdigest()
 
 
-def _has_batch_hook(given: Any) -> bool:
-    if not isinstance(given, keras.callbacks.Callback):
-        return True
+def _has_batch_hook(given: keras.callbacks.Callback) -> bool:
     return any(
         getattr(type(given), name) is not getattr(keras.callbacks.Callback, name)
         for name in _BATCH_HOOKS

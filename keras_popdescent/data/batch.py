@@ -17,6 +17,8 @@ Batch = tuple[Any, ...]
 def as_batch(item: Any) -> Batch:
     """Return what an iterator yielded as a tuple of one to three parts."""
     parts = tuple(item) if isinstance(item, tuple | list) else (item,)
+    if keras.backend.backend() != "tensorflow":
+        parts = tuple(keras.tree.map_structure(_not_foreign, part) for part in parts)
     if not 1 <= len(parts) <= 3:
         raise DataError(
             describe(
@@ -26,6 +28,11 @@ def as_batch(item: Any) -> Batch:
             )
         )
     return parts[:2] if len(parts) == 3 and parts[2] is None else parts
+
+
+def _not_foreign(leaf: Any) -> Any:
+    """Return a NumPy array for a tensor of another backend, as `tf.data` yields on all of them."""
+    return leaf.numpy() if hasattr(leaf, "numpy") and not keras.ops.is_tensor(leaf) else leaf
 
 
 def to_numpy(value: Any) -> Any:
@@ -98,6 +105,29 @@ def class_weights(y: Any, weights: Mapping[int, float]) -> Any:
         labels = labels.argmax(axis=-1) if labels.shape[-1] > 1 else labels.reshape(len(labels))
     table = {int(label): float(weight) for label, weight in weights.items()}
     return np.array([table.get(int(label), 1.0) for label in labels], dtype="float32")
+
+
+def check_labels(y: Any) -> None:
+    """Refuse labels that are words: no loss of Keras takes them.
+
+    Raises:
+        DataError: Saying how to encode them.
+    """
+    for leaf in keras.tree.flatten(y):
+        array = np.asarray(leaf if not keras.ops.is_tensor(leaf) else [])
+        if array.dtype.kind in "US" or (array.dtype == object and _holds_words(array)):
+            raise DataError(
+                describe(
+                    "The labels are words.",
+                    "Expected numbers: integers from 0 for classes.",
+                    "Encode them: `classes, y = numpy.unique(y, return_inverse=True)`.",
+                    labels=sorted({str(label) for label in array.ravel()[:1000]})[:5],
+                )
+            )
+
+
+def _holds_words(array: np.ndarray[Any, Any]) -> bool:
+    return any(isinstance(value, str) for value in array.ravel()[:1000])
 
 
 def check_finite(batch: Batch, what: str) -> None:

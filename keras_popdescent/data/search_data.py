@@ -15,6 +15,7 @@ from keras_popdescent.data.batch import (
     Batch,
     as_batch,
     check_finite,
+    check_labels,
     class_weights,
     length,
     to_numpy,
@@ -40,6 +41,10 @@ class SearchData:
     validation: Batch | list[Batch] | None
     validation_batch_size: int
     steps_per_epoch: int | None
+
+
+# For searches whose data nobody but the user's own code sees.
+NO_DATA = SearchData(ArrayBatches((np.zeros((1, 1)),), 1, False), None, 1, None)
 
 
 def prepare(
@@ -92,7 +97,7 @@ def prepare(
     return SearchData(
         training,
         prepare_validation(validation_data, validation_steps),
-        _batch_size(validation_batch_size or batch_size),
+        _batch_size(batch_size if validation_batch_size is None else validation_batch_size),
         steps_per_epoch or training.steps_per_epoch(),
     )
 
@@ -154,6 +159,7 @@ def _arrays(x: Any, y: Any, sample_weight: Any) -> Batch:
         )
     parts = [to_numpy(x)]
     if y is not None:
+        check_labels(y)
         parts.append(to_numpy(y))
     if sample_weight is not None:
         parts.append(to_numpy(sample_weight))

@@ -36,6 +36,15 @@ class History:
         self.path = None if path is None else Path(path)
         self.records: list[IterationRecord] = []
 
+    def __repr__(self) -> str:
+        """Return one line: the objective, how much happened, and the best score."""
+        best = self.best()
+        score = "no score yet" if best is None else f"best {best[1]:.4g} (member {best[0]})"
+        return (
+            f"History({self.objective!r}, {self.direction!r}): {len(self)} iterations, "
+            f"{len(self.births())} members born, {self.gradient_steps} gradient steps, {score}"
+        )
+
     def append(self, record: IterationRecord) -> None:
         """Add a record, in memory and in the file."""
         self.records.append(record)

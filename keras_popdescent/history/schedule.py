@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from keras_popdescent._imports import optional_import
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.strategies.space import Value, Values
+
+# What makes a Keras callback from a schedule; `callbacks/` is above this package and fills it in.
+CALLBACKS: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,15 @@ class Segment:
         stop: One past the last gradient step.
         values: The hyperparameter values.
         member_id: The ancestor that lived it.
+        scalars: What the values amount to in the model: live scalars by path; empty where nobody
+            has found it out.
     """
 
     start: int
     stop: int
     values: Values
     member_id: int
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,26 @@ class Schedule:
 
     Attributes:
         segments: Stretches of constant values, in order, without gaps.
+        fixed_names: Hyperparameters that a running model cannot change: rebuild and structural
+            ones, and the batch size.
     """
 
     segments: tuple[Segment, ...]
+    fixed_names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return a line for each segment, at most eight."""
+        lines = [f"Schedule of {len(self)} segments, {self.gradient_steps} gradient steps"]
+        shown = list(self.segments)
+        hidden = len(shown) - 8
+        if hidden > 0:
+            shown = [*shown[:4], *shown[-4:]]
+        for index, segment in enumerate(shown):
+            if hidden > 0 and index == 4:
+                lines.append(f"  ... {hidden} more ...")
+            values = ", ".join(f"{name}={_short(v)}" for name, v in segment.values.items())
+            lines.append(f"  {segment.start:>6} - {segment.stop:<6} {values}")
+        return "\n".join(lines)
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -60,9 +83,17 @@ class Schedule:
         Raises:
             ArgumentError: If the schedule does not reach so far.
         """
+        return self.segment_at(step).values
+
+    def segment_at(self, step: int) -> Segment:
+        """Return the segment that a gradient step is in.
+
+        Raises:
+            ArgumentError: If the schedule does not reach so far.
+        """
         for segment in self.segments:
             if segment.start <= step < segment.stop:
-                return segment.values
+                return segment
         raise ArgumentError(
             describe(
                 "The schedule has no such step.",
@@ -70,6 +101,45 @@ class Schedule:
                 step=step,
             )
         )
+
+    def stretched(self, gradient_steps: int) -> Schedule:
+        """Return the same path over another number of gradient steps.
+
+        For retraining on more data or for longer. A segment that would get no step is left out.
+
+        Args:
+            gradient_steps: Number of steps, at least 1.
+
+        Raises:
+            ArgumentError: If it is below 1, or the schedule is empty.
+        """
+        if int(gradient_steps) < 1 or not self.segments:
+            raise ArgumentError(
+                describe(
+                    "A schedule has at least one gradient step.", gradient_steps=gradient_steps
+                )
+            )
+        scale = int(gradient_steps) / self.gradient_steps
+        bounds = [round(segment.start * scale) for segment in self.segments]
+        ends = [*bounds[1:], int(gradient_steps)]
+        moved = [
+            replace(segment, start=start, stop=stop)
+            for segment, start, stop in zip(self.segments, bounds, ends, strict=True)
+            if stop > start
+        ]
+        return replace(self, segments=tuple(moved))
+
+    def as_callback(self, stop: bool = False) -> Any:
+        """Return a Keras callback that changes the hyperparameters of a plain `fit` like this.
+
+        Args:
+            stop: Whether `fit` ends with the schedule's last gradient step. Defaults to False.
+
+        Raises:
+            ArgumentError: If the schedule does not say what its hyperparameters control, or one
+                changes on the way that no running model can change (an activation, a batch size).
+        """
+        return CALLBACKS["schedule"](self, stop=stop)
 
     def path(self, name: str) -> list[tuple[int, Value]]:
         """Return (gradient step, value) at each start of a segment and at the end."""
@@ -94,11 +164,19 @@ class Schedule:
 
     def save(self, path: str | Path) -> None:
         """Write the schedule as JSON."""
-        data = {"segments": [asdict(segment) for segment in self.segments]}
+        data = {
+            "segments": [asdict(segment) for segment in self.segments],
+            "fixed_names": list(self.fixed_names),
+        }
         Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
         """Read a schedule that `save` wrote."""
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(tuple(Segment(**segment) for segment in data["segments"]))
+        segments = tuple(Segment(**segment) for segment in data["segments"])
+        return cls(segments, tuple(data.get("fixed_names", ())))
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

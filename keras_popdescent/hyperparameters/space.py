@@ -93,14 +93,23 @@ def fixed_values(hyperparameters: keras_tuner.HyperParameters) -> Values:
 
 
 def probe_plan(
-    dimensions: Sequence[TunerDimension], base: Values
+    dimensions: Sequence[TunerDimension],
+    base: Values,
+    contexts: Mapping[str, Values] | None = None,
 ) -> dict[str, list[tuple[Values, str]]]:
-    """Return what `classify` should build: each hyperparameter moved alone, within its scope."""
+    """Return what `classify` should build: each hyperparameter moved alone, within its scope.
+
+    Args:
+        dimensions: The hyperparameters.
+        base: The default values.
+        contexts: Values under which some hyperparameters are declared at all.
+    """
     plan: dict[str, list[tuple[Values, str]]] = {}
     for dimension in dimensions:
         opened = dict(base)
         for condition in dimension.hyperparameter.conditions:
             opened[condition.name] = condition.values[0]
+        opened.update((contexts or {}).get(dimension.name, {}))
         inside = opened != dict(base)
         plan[dimension.name] = [(opened, dimension.name)] if inside else []
         for value in dimension.probes():

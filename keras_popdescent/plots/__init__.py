@@ -3,6 +3,9 @@
 matplotlib is imported when something is drawn, not before.
 """
 
+from keras_popdescent.plots.comparison import Comparison as Comparison
+from keras_popdescent.plots.comparison import comparison_data as comparison_data
+from keras_popdescent.plots.comparison import plot_comparison as plot_comparison
 from keras_popdescent.plots.hyperparameters import HyperparameterPaths as HyperparameterPaths
 from keras_popdescent.plots.hyperparameters import (
     hyperparameter_paths_data as hyperparameter_paths_data,

@@ -54,13 +54,18 @@ def number(value: float, position: int | None = None) -> str:
     return f"{value:.4g}"
 
 
-def legend_above(ax: Axes) -> None:
-    """Explain the marks above the axes, where no data can be."""
+def legend_above(ax: Axes, length: float | None = None) -> None:
+    """Explain the marks above the axes, where no data can be.
+
+    Args:
+        ax: The axes.
+        length: Length of the lines in the legend in font sizes, where dashes have to be seen.
+    """
     handles = _legend_handles([ax])
     columns = len(handles) if len(handles) <= 5 else math.ceil(len(handles) / 2)
     ax.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns,
-        borderaxespad=0.8, **LEGEND,
+        borderaxespad=0.8, **{**LEGEND, **({} if length is None else {"handlelength": length})},
     )  # fmt: skip
 
 

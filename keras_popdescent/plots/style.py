@@ -30,6 +30,19 @@ STAR: dict[str, Any] = {
     "markeredgewidth": 0.8, "linestyle": "none", "zorder": 8, "clip_on": False,
 }  # fmt: skip
 NOT_FINITE: dict[str, Any] = {"color": PURPLE, "marker": "s", "linestyle": "none"}
+# Of several searches, each with a dash and a mark of its own.
+CURVES: tuple[dict[str, Any], ...] = tuple(
+    {"color": color, "linestyle": dashes, "marker": marker}
+    for color, dashes, marker in (
+        (VERMILLION, "-", "o"),
+        (BLUE, (0, (5, 1.5)), "s"),
+        (BLACK, (0, (1, 1)), "^"),
+        ("#009E73", (0, (7, 1.5, 1, 1.5)), "D"),
+        (PURPLE, (0, (3, 1, 1, 1, 1, 1)), "v"),
+        ("#56B4E9", (0, (2, 2)), "P"),
+        ("#E69F00", (0, (8, 3)), "X"),
+    )
+)
 
 RC = {
     "font.size": 9.0,

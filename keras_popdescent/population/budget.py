@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from keras_popdescent.errors import ArgumentError, describe
 
@@ -23,6 +27,7 @@ class Budget:
         total_batches: Batches of all iterations together.
         note: A sentence that says how the numbers came about, empty where both were given.
         given: Whether the caller said how many batches an iteration has.
+        deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
     """
 
     iterations: int
@@ -30,6 +35,7 @@ class Budget:
     total_batches: int
     note: str = ""
     given: bool = False
+    deadline: float | None = None
 
     @property
     def last_batches(self) -> int:
@@ -43,6 +49,9 @@ def plan_budget(
     steps_per_epoch: int | None,
     iterations: int | None,
     batches_per_iteration: int | None,
+    max_gradient_steps: int | None = None,
+    steps_per_batch: int = 1,
+    max_time: float | None = None,
 ) -> Budget:
     """Return a budget.
 
@@ -51,23 +60,78 @@ def plan_budget(
       batches as make the epochs last for the iterations.
     - Only `epochs` (1 where nothing is given, as in `fit`): the paper's 128 batches, or fewer where
       the epochs would otherwise hold fewer than about 20 iterations.
+    - `max_gradient_steps` shortens any of these; alone, it takes the place of `epochs`.
 
     Args:
         epochs: How many times each slot passes over the data.
         steps_per_epoch: Batches of one pass; None where nobody knows.
         iterations: Number of iterations.
         batches_per_iteration: Batches of each.
+        max_gradient_steps: At most so many gradient steps of the whole population.
+        steps_per_batch: Gradient steps of the whole population for each batch of a slot.
+        max_time: Seconds from now after which no iteration begins.
 
     Raises:
-        ArgumentError: If a number is below 1, or an epoch's length is needed and unknown.
+        ArgumentError: If a number is below 1 or not whole, or an epoch's length is needed and
+            unknown.
     """
     for name, number in (
         ("epochs", epochs),
         ("iterations", iterations),
         ("batches_per_iteration", batches_per_iteration),
+        ("max_gradient_steps", max_gradient_steps),
     ):
-        if number is not None and int(number) < 1:
-            raise ArgumentError(describe(f"`{name}` must be at least 1, not {number}."))
+        check_whole(name, number)
+    if max_time is not None and not max_time > 0.0:
+        raise ArgumentError(
+            describe("`max_time` is a number of seconds above 0.", max_time=max_time)
+        )
+    most = None
+    if max_gradient_steps is not None:
+        most = int(max_gradient_steps) // steps_per_batch
+        if most < 1:
+            raise ArgumentError(
+                describe(
+                    "`max_gradient_steps` allows not one step for each member.",
+                    f"Expected at least {steps_per_batch}.",
+                    max_gradient_steps=max_gradient_steps,
+                )
+            )
+    if most is not None and epochs is None and iterations is None:
+        # As if an epoch had so many batches.
+        epochs, steps_per_epoch = 1, most
+    budget = _plan(epochs, steps_per_epoch, iterations, batches_per_iteration)
+    if most is not None and most < budget.total_batches:
+        batches = min(budget.batches_per_iteration, most)
+        note = f"{budget.note}; " if budget.note else ""
+        note += f"max_gradient_steps ends it after {most} batches a slot"
+        budget = Budget(math.ceil(most / batches), batches, most, note, budget.given)
+    deadline = None if max_time is None else time.perf_counter() + float(max_time)
+    return replace(budget, deadline=deadline)
+
+
+def check_whole(name: str, number: Any) -> None:
+    """Refuse a number that is below 1 or not whole; None passes.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    if number is None:
+        return
+    if isinstance(number, bool) or not isinstance(number, int | float | np.number):
+        raise ArgumentError(describe(f"`{name}` must be a whole number, not {number!r}."))
+    if not math.isfinite(number) or int(number) != number or int(number) < 1:
+        raise ArgumentError(
+            describe(f"`{name}` must be a whole number of at least 1, not {number}.")
+        )
+
+
+def _plan(
+    epochs: int | None,
+    steps_per_epoch: int | None,
+    iterations: int | None,
+    batches_per_iteration: int | None,
+) -> Budget:
     if iterations is not None and (epochs is None or batches_per_iteration is not None):
         chosen = batches_per_iteration or PAPER_BATCHES
         note = "" if batches_per_iteration else f"batches an iteration: {chosen}, as in the paper"
@@ -93,3 +157,16 @@ def plan_budget(
         return Budget(math.ceil(total / batches), batches, total, note)
     batches = int(batches_per_iteration)
     return Budget(math.ceil(total / batches), batches, total, given=True)
+
+
+def per_execution(number: int | None, executions: int) -> int | None:
+    """Return an execution's share of a number of gradient steps, None for no limit."""
+    return None if number is None else max(int(number) // executions, 1)
+
+
+def share_of_deadline(budget: Budget, executions_left: int) -> float | None:
+    """Return when an execution has to end, so that those after it have as much time."""
+    if budget.deadline is None:
+        return None
+    now = time.perf_counter()
+    return now + max(budget.deadline - now, 0.0) / max(executions_left, 1)

@@ -31,12 +31,18 @@ def export_model(
     model = blueprint.build_seeded(values, seed=0)
     if not model.built:
         model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    put_into(model, state)
+    return model
+
+
+def put_into(model: keras.Model, state: MemberState) -> None:
+    """Put a member's weights and optimizer state into a built model; its values stay its own."""
     for variable, tensor in zip(model.weights, state.weights[: state.num_plain[0]], strict=True):
         variable.assign(_array(tensor))
-    _copy_optimizer(model, state)
-    return model
+    if state.num_plain[1] and getattr(model, "optimizer", None) is not None:
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        _copy_optimizer(model, state)
 
 
 def _copy_optimizer(model: keras.Model, state: MemberState) -> None:

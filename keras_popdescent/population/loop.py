@@ -40,6 +40,9 @@ class Settings:
         max_births: At most so many members are ever born; None for no limit.
         num_kept: How many of the best members ever seen are kept.
         last_batches: Batches of the last iteration, where they are fewer; None for as many.
+        deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
+        max_gradient_steps: No iteration begins after so many of the whole population; None for no
+            end.
     """
 
     population_size: int
@@ -49,6 +52,8 @@ class Settings:
     max_births: int | None = None
     num_kept: int = 1
     last_batches: int | None = None
+    deadline: float | None = None
+    max_gradient_steps: int | None = None
 
     def batches_at(self, iteration: int) -> int:
         """Return the number of batches of an iteration, counted from 0."""
@@ -249,6 +254,7 @@ class Loop:
             iterations=self.iteration + budget.iterations,
             batches_per_iteration=budget.batches_per_iteration,
             last_batches=budget.last_batches,
+            deadline=budget.deadline,
         )
         self.interrupted = False
         self.rounds_closed = 0
@@ -292,7 +298,19 @@ class Loop:
         batches = self.settings.batches_at(self.iteration)
         reports = self.executor.advance(slots, batches)
         self.batches_done += batches
+        self._heed_limits(reports)
         return self.absorb(reports)
+
+    def _heed_limits(self, reports: Sequence[Report]) -> None:
+        """Make this iteration the last where a limit is reached, before anybody is born."""
+        limits = self.settings
+        steps = self._steps + sum(report.gradient_steps for report in reports)
+        late = limits.deadline is not None and time.perf_counter() >= limits.deadline
+        much = limits.max_gradient_steps is not None and steps >= limits.max_gradient_steps
+        if (late or much) and self.iteration + 1 < limits.iterations:
+            reason = "max_time" if late else "max_gradient_steps"
+            self.notes.append(f"ended by {reason} after {self.iteration + 1} iterations")
+            self.settings = replace(limits, iterations=self.iteration + 1)
 
     def absorb(self, reports: Sequence[Report]) -> IterationRecord:
         """Complete an iteration from what the members did: record, evolve, replace.

@@ -155,6 +155,8 @@ class Population:
         iterations: int | None = None,
         batches_per_iteration: int | None = None,
         epochs: int | None = None,
+        max_gradient_steps: int | None = None,
+        max_time: float | None = None,
         batch_size: int | None = 64,
         validation_batch_size: int | None = None,
         validation_steps: int | None = None,
@@ -188,6 +190,9 @@ class Population:
             batches_per_iteration: Batches a member trains on in each. Defaults to the paper's 128,
                 or fewer where `epochs` would hold fewer than 20 iterations.
             epochs: How many times each slot passes over the data; an alternative to `iterations`.
+            max_gradient_steps: At most so many gradient steps of all members together; alone, it
+                takes the place of `epochs`.
+            max_time: Seconds after which no iteration begins.
             batch_size: Samples a batch of arrays. Defaults to 64, the paper's.
             validation_batch_size: Samples a validation batch. Defaults to `batch_size`.
             validation_steps: Batches to take of a validation data set.
@@ -234,13 +239,16 @@ class Population:
             shuffle=shuffle,
         )  # fmt: skip
         check_objective(self.objective, data)
-        if iterations is None and epochs is None:
+        if iterations is None and epochs is None and max_gradient_steps is None:
             iterations = 20
         budget = plan_budget(
             epochs=epochs,
             steps_per_epoch=data.steps_per_epoch,
             iterations=iterations,
             batches_per_iteration=batches_per_iteration,
+            max_gradient_steps=max_gradient_steps,
+            steps_per_batch=self.size * self.strategy.training.passes,
+            max_time=max_time,
         )
         watching = [*make_display(verbose), *observers]
         scoring = scoring_plan(self.strategy, validation_samples)
@@ -281,6 +289,7 @@ class Population:
             budget.iterations,
             budget.batches_per_iteration,
             last_batches=budget.last_batches,
+            deadline=budget.deadline,
         )
         if checkpoints is not None:
             settings = checkpoints.settings(settings, budget)

@@ -99,7 +99,7 @@ def inherit(
         weights[index] = keras.ops.convert_to_tensor(
             np.array([(seed + offset) % 2**31, 0]), dtype=live.weight_variables[index].dtype
         )
-    _add_noise(weights, live, noise)
+    add_noise(weights, live.trainable_indices, noise)
     slots = _optimizer_state(first, fresh, live, optimizer)
     return MemberState(tuple(weights), slots, live.num_plain, fresh.optimizer_class)
 
@@ -119,11 +119,12 @@ def _optimizer_state(
     )
 
 
-def _add_noise(weights: list[Any], live: LiveModel, noise: NoiseSpec) -> None:
+def add_noise(weights: list[Any], trainable_indices: Sequence[int], noise: NoiseSpec) -> None:
+    """Add noise to the trainable ones among some weights, in place."""
     if noise.is_zero:
         return
     shift = float(np.random.default_rng(noise.seed).normal(0.0, noise.sd))
-    for position, index in enumerate(live.trainable_indices):
+    for position, index in enumerate(trainable_indices):
         weight = weights[index]
         if noise.kind == "scalar":
             weights[index] = weight + keras.ops.cast(shift, weight.dtype)

@@ -6,12 +6,14 @@ hyperparameters never change during its life, and summaries tell the truth.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import keras_tuner
@@ -19,10 +21,19 @@ import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_popdescent.callbacks.members import MemberCallbacks
+from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError, ProjectError, describe
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord, Schedule
-from keras_popdescent.population.budget import Budget, plan_budget
+from keras_popdescent.hyperparameters import BATCH_SIZE
+from keras_popdescent.hyperparameters.space import fixed_values, tunable
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.budget import (
+    Budget,
+    per_execution,
+    plan_budget,
+    share_of_deadline,
+)
 from keras_popdescent.population.checkpointing import Checkpoints
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
@@ -37,9 +48,23 @@ from keras_popdescent.population.population import (
 from keras_popdescent.population.registry import make_display, make_executor
 from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import Strategy
-from keras_popdescent.strategies.space import Values
+from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
+from keras_popdescent.tuners.building import (
+    build_hypermodel,
+    check_size,
+    check_strategy,
+    model_size,
+    refuse_chief,
+)
+from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.fit_arguments import fit_arguments
+from keras_popdescent.tuners.heldout import prepare_heldout
+from keras_popdescent.tuners.hooks import tuner_hooks
+from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
+from keras_popdescent.tuners.own_search import search_with_own_training
+from keras_popdescent.tuners.own_training import OwnTraining, Segment, overridden
+from keras_popdescent.tuners.result import SearchResult, make_result
 from keras_popdescent.tuners.resume import (
     CheckpointChoice,
     TrialRecords,
@@ -49,10 +74,16 @@ from keras_popdescent.tuners.resume import (
     reload_trials,
     tolerant,
 )
+from keras_popdescent.tuners.retraining import complete_schedule, retrain
+from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_rows, write_csv
 
 PARENT = "popdescent/parent_trial"
 BIRTH = "popdescent/birth_iteration"
 INHERITED = "popdescent/inherited_steps"
+# Beside a model's weights: what it needs to have weights before its first batch.
+BUILD_CONFIG = "build_config.json"
+# First members whose models are larger than `max_model_size` are drawn anew so many times.
+MAX_DRAWS = 20
 
 
 class PopulationOracle(keras_tuner.Oracle):
@@ -92,6 +123,18 @@ class PopulationOracle(keras_tuner.Oracle):
         self._next_values = dict(values)
         return self.create_trial(key)
 
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """Return the best trials, the best first; of equal ones, the first to be so good."""
+        best = super().get_best_trials(len(self.trials))
+        return sorted(best, key=self.rank)[:num_trials]
+
+    def rank(self, trial: Trial) -> tuple[float, int, str]:
+        """Return what trials are sorted by: equal scores (of accuracies, say) are common."""
+        sign = 1.0 if self.objective.direction == "min" else -1.0
+        # Where there are too few good ones, KerasTuner adds those without a score.
+        score = math.inf if trial.score is None else sign * trial.score
+        return score, trial.best_step or 0, trial.trial_id
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Give the new trial the values of the member that is being born."""
         return {"status": TrialStatus.RUNNING, "values": self._next_values}
@@ -123,6 +166,8 @@ class PopulationTuner(keras_tuner.Tuner):
         num_elites: Members that stay untouched in each iteration.
         batches_per_iteration: Batches a member trains on in each iteration.
         iterations: Number of iterations.
+        max_gradient_steps: At most so many gradient steps of all members and executions together.
+        max_time: Seconds after which no iteration begins.
         executor: What trains the members.
         bindings: The user's own bindings by hyperparameter.
         validation_samples: Size of the random part of the validation data that scores members.
@@ -146,6 +191,8 @@ class PopulationTuner(keras_tuner.Tuner):
         num_elites: int | None = None,
         batches_per_iteration: int | None = None,
         iterations: int | None = None,
+        max_gradient_steps: int | None = None,
+        max_time: float | None = None,
         executor: str | Executor = "auto",
         bindings: Mapping[str, UserBinding] | None = None,
         validation_samples: int | None = None,
@@ -157,6 +204,7 @@ class PopulationTuner(keras_tuner.Tuner):
         **kwargs: Any,
     ) -> None:
         check_sizes(population_size, num_elites)
+        refuse_chief()
         self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
         if kwargs.get("overwrite"):
             name = kwargs.get("project_name") or "untitled_project"
@@ -172,14 +220,26 @@ class PopulationTuner(keras_tuner.Tuner):
         self.strategy = strategy
         self.batches_per_iteration = batches_per_iteration
         self.iterations = iterations
+        self.max_gradient_steps = max_gradient_steps
+        self.max_time = max_time
         self.executor = executor
         self.bindings = dict(bindings or {})
         self.validation_samples = validation_samples
         self.implicit_mutation = implicit_mutation
         self.initial_hyperparameters = list(initial_hyperparameters)
-        self._blueprint: TunerBlueprint | None = None
+        self._blueprint: TunerBlueprint | OwnTrainingBlueprint | None = None
         self._runs: list[_Run] = []
+        # The call of overridden training that is under way, see own_training.py.
+        self.segment: Segment | None = None
         super().__init__(oracle, hypermodel, **kwargs)
+        if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
+            raise ArgumentError(
+                describe(
+                    "There is nothing to search in: received `hypermodel=None`.",
+                    "Expected a function `build_model(hp)` or a `HyperModel`, or a subclass that "
+                    "overrides `run_trial`.",
+                )
+            )
 
     def reload(self) -> None:
         """Read the trials of the project that is in the directory."""
@@ -192,7 +252,7 @@ class PopulationTuner(keras_tuner.Tuner):
         tolerant(super().save, "the tuner's file")
 
     @alone_in_project
-    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+    def search(self, *fit_args: Any, heldout_data: Any = None, **fit_kwargs: Any) -> SearchResult:
         """Train the population; a search that was cut off, in whatever way, goes on.
 
         The same call in a new process continues at the newest snapshot and ends (on one machine's
@@ -203,6 +263,11 @@ class PopulationTuner(keras_tuner.Tuner):
             *fit_args: Positional arguments of `keras.Model.fit`.
             **fit_kwargs: Arguments of `keras.Model.fit`. `epochs` is how long each slot trains;
                 `verbose=0` is silent; `callbacks` watch every member from birth to replacement.
+            heldout_data: Data that chooses nothing, as `validation_data`: the best model is scored
+                on it once, at the end.
+
+        Returns:
+            The outcome; `print` it, or let a notebook show it.
 
         Raises:
             PopDescentError: Before any training, for data, objectives, models or hyperparameters
@@ -211,32 +276,45 @@ class PopulationTuner(keras_tuner.Tuner):
             ProjectError: If another process uses the project directory, or it holds a search that
                 differs from this one (the message shows in what) or cannot be read.
         """
-        self._refuse_overridden_training()
+        own = overridden(self, PopulationTuner)
+        if own is not None:
+            return search_with_own_training(self, _Run, own, fit_args, fit_kwargs, heldout_data)
         arguments = fit_arguments(fit_args, fit_kwargs)
-        data = prepare(**arguments.data)
-        objective = self._objective()
+        check_strategy(self.distribution_strategy)
+        data = prepare(**self._with_batch_size(arguments.data))
+        objective = self.search_objective()
         check_objective(objective, data)
+        held = prepare_heldout(heldout_data)
         budget = plan_budget(
             epochs=arguments.epochs,
             steps_per_epoch=data.steps_per_epoch,
             iterations=self.iterations,
             batches_per_iteration=self.batches_per_iteration,
+            max_gradient_steps=per_execution(self.max_gradient_steps, self.executions_per_trial),
+            steps_per_batch=self.population_size * self.strategy.training.passes,
+            max_time=self.max_time,
         )
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
+        self.check_initial(self._blueprint.space)
         stack = ExitStack()
         if self.checkpoints.checkpoint:
             # What is there is read from the project, as in a new process.
             self._runs.clear()
         self.on_search_begin()
+        first = len(self._runs)
         try:
             seeds = np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial)
             for execution, seed in enumerate(seeds):
                 saving = checkpoints_of(self.checkpoints, self.project_dir, execution)
                 checkpoints = stack.enter_context(saving)
-                run = _Run(self, seed, arguments.verbose, checkpoints)
+                run = _Run(self, seed, arguments.verbose, execution, checkpoints)
                 self._runs.append(run)
-                callbacks = MemberCallbacks(arguments.callbacks, data.steps_per_epoch, budget)
+                given = [
+                    *with_member_folders(arguments.callbacks, run.trial_id_of),
+                    *tuner_hooks(self, run.trial_of),
+                ]
+                callbacks = MemberCallbacks(given, data.steps_per_epoch, budget)
                 setup = Setup(
                     blueprint=self._blueprint,
                     values=run.first_values(budget),
@@ -245,13 +323,168 @@ class PopulationTuner(keras_tuner.Tuner):
                     training=self.strategy.training,
                     scoring=scoring_plan(self.strategy, self.validation_samples),
                     seed=run.executor_seed,
-                    hooks=callbacks if arguments.callbacks else None,
+                    hooks=callbacks if given else None,
                 )
-                run.run(setup, [budget.note], callbacks if arguments.callbacks else None)
+                run.run(setup, [budget.note], callbacks if given else None)
+                if run.loop.interrupted:
+                    break
         finally:
             with stack:
                 self._save_best()
                 self.on_search_end()
+        return make_result(self, self._runs[first:], data, held)
+
+    def _with_batch_size(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data's arguments; an epoch is counted in batches of the default size."""
+        declared = {hp.name: hp.default for hp in self.oracle.get_space().space}
+        if arguments.get("batch_size") is not None or BATCH_SIZE not in declared:
+            return dict(arguments)
+        return {**arguments, "batch_size": declared[BATCH_SIZE]}
+
+    def check_initial(self, space: SearchSpace) -> None:
+        """Refuse initial values of hyperparameters that are not there: they would have no effect.
+
+        Raises:
+            ArgumentError: Naming them.
+        """
+        known = [*space.names(), *fixed_values(self.oracle.get_space())]
+        for given in self.initial_hyperparameters:
+            unknown = [name for name in given if name not in known]
+            if unknown:
+                raise ArgumentError(
+                    describe(
+                        "`initial_hyperparameters` names what the search space has not.",
+                        f"It has: {', '.join(known) or 'nothing'}.",
+                        unknown=unknown,
+                    )
+                )
+
+    def results_dataframe(self) -> Any:
+        """Return a row for each member: origin, life, scores, last metrics and hyperparameters.
+
+        Of this session's searches, or, before any, of those whose history is in the project
+        directory. The best score comes first.
+
+        Returns:
+            A pandas DataFrame, or a list of dicts where pandas is not installed.
+
+        Raises:
+            ProjectError: If nothing was searched.
+        """
+        return frame(result_rows(self._executions()))
+
+    def history_dataframe(self) -> Any:
+        """Return a row for each member, iteration and metric (long form).
+
+        Returns:
+            A pandas DataFrame, or a list of dicts where pandas is not installed.
+
+        Raises:
+            ProjectError: If nothing was searched.
+        """
+        return frame(long_rows(self._executions()))
+
+    def to_csv(self, path: str | Path, table: Literal["results", "history"] = "results") -> None:
+        """Write a table to a CSV file; needs no pandas.
+
+        Args:
+            path: The file.
+            table: `"results"` (a row a member) or `"history"` (a row a measurement). Defaults to
+                `"results"`.
+
+        Raises:
+            ArgumentError: If there is no such table.
+            ProjectError: If nothing was searched.
+        """
+        tables = {"results": result_rows, "history": long_rows}
+        if table not in tables:
+            raise ArgumentError(
+                describe("There is no such table.", "Expected 'results' or 'history'.", table=table)
+            )
+        write_csv(tables[table](self._executions()), path)
+
+    def _executions(self) -> Executions:
+        searched = [run for run in self._runs if hasattr(run, "loop")]
+        if searched:
+            return [
+                (run.loop.history, {m: trial.trial_id for m, trial in run.trials.items()})
+                for run in searched
+            ]
+        files = sorted(
+            Path(self.project_dir).glob("history*.jsonl"), key=lambda p: p.stat().st_mtime
+        )
+        if not files:
+            raise self._nothing_searched()
+        return [(History.load(path), {}) for path in files]
+
+    def retrain_best(
+        self, *fit_args: Any, seed: int | None = None, **fit_kwargs: Any
+    ) -> keras.Model:
+        """Train a new model from scratch under the winner's schedule, with plain `fit`.
+
+        On all of the data, say, or to see what the schedule is worth without the inherited weights.
+        What differs from the search: initial weights, the order of the data, dropout, and that
+        nobody was selected on the way.
+
+        Args:
+            *fit_args: Positional arguments of `keras.Model.fit`.
+            seed: Seed of the initial weights; None for another one each time.
+            **fit_kwargs: Arguments of `keras.Model.fit`. With `epochs` the schedule is stretched to
+                them; without, there are as many gradient steps as the winner's line made.
+
+        Returns:
+            The trained, plain, compiled model; `model.history` is that of its last `fit`.
+
+        Raises:
+            ProjectError: If nothing was searched in this session.
+            ArgumentError: For a strategy that scales the loss, which no plain model does.
+        """
+        schedule = self.get_best_schedule()
+        arguments = fit_arguments(fit_args, fit_kwargs)
+        given = {**arguments.data, "verbose": arguments.verbose, "callbacks": arguments.callbacks}
+        blueprint = self._blueprint
+        if blueprint is None or overridden(self, PopulationTuner) is not None:
+            raise ArgumentError(
+                describe(
+                    "Training of your own cannot be repeated with plain `fit`.",
+                    fix="Read the values off `get_best_schedule()` and use them in your code.",
+                )
+            )
+        first = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
+        return retrain(
+            schedule,
+            lambda values: blueprint.build_seeded(values, first),
+            prepare(**arguments.data),
+            given,
+            arguments.epochs,
+        )
+
+    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        """Build a model for a trial and fit it once, as KerasTuner does; override it at will.
+
+        A search calls it only where `run_trial`, `_build_and_fit_model` or the hypermodel's `fit`
+        is overridden: then once a member and iteration, with models that start with the member's
+        weights where they are built with `self.hypermodel.build(hp)`.
+
+        Args:
+            trial: The member's trial.
+            *args: Positional arguments of `search`.
+            **kwargs: Arguments of `search` by name; `epochs` and `initial_epoch` say how far to
+                train.
+
+        Returns:
+            The objective as a float, a dict of metrics, a `History`, or a list of these.
+        """
+        hooks = tuner_hooks(self, lambda member: trial)
+        callbacks = list(kwargs.pop("callbacks", None) or [])
+        kwargs["callbacks"] = [*callbacks, *(hook(None) for hook in hooks)]
+        return self._build_and_fit_model(trial, *args, **kwargs)
+
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> Any:
+        model = build_hypermodel(self, hp)
+        if self.segment is not None:
+            self.segment.take(model)
+        return model
 
     def search_space_summary(self, extended: bool = False) -> None:
         """Print the search space, with the kind of each hyperparameter and what it controls.
@@ -264,7 +497,7 @@ class PopulationTuner(keras_tuner.Tuner):
             return
         blueprint = self._blueprint or self._make_blueprint(None)
         print("Kinds")
-        for name, kind, controls in kind_table(blueprint):
+        for name, kind, controls in kind_table(blueprint.space, blueprint.kinds):
             print(f"{name}: {kind}{f' ({controls})' if controls else ''}")
 
     @property
@@ -274,17 +507,22 @@ class PopulationTuner(keras_tuner.Tuner):
         Raises:
             ProjectError: If nothing was searched.
         """
-        return self._best_run().loop.history
+        return self._best()[0].loop.history
 
     def get_best_schedule(self) -> Schedule:
         """Return the winner's hyperparameters over gradient steps, through all its ancestors.
 
+        It knows what the values amount to in the model: save it, or retrain with its
+        `as_callback()`.
+
         Raises:
             ProjectError: If nothing was searched in this session.
         """
-        run = self._best_run()
-        best = run.loop.best()
-        return run.loop.history.schedule(best.member_id, until=best.gradient_steps)
+        run, best = self._best()
+        schedule = run.loop.history.schedule(best.member_id, until=best.gradient_steps)
+        if self._blueprint is None:
+            return schedule
+        return complete_schedule(schedule, self._blueprint, self.bindings)
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """Return the best members as plain compiled Keras models, the best first.
@@ -295,15 +533,16 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
+        if not self._saved_trials() and not self._kept():
+            raise self._nothing_searched()
         # Those of this session, and those that an earlier one left in the project directory.
-        found: dict[str, tuple[float, Callable[[], keras.Model]]] = {}
+        found: dict[str, tuple[tuple[float, int, str], Callable[[], keras.Model]]] = {}
         for trial in self._saved_trials():
-            found[trial.trial_id] = (trial.score, partial(self.load_model, trial))
+            found[trial.trial_id] = (self.oracle.rank(trial), partial(self.load_model, trial))
         for run, kept in self._kept():
             export = partial(run.loop.executor.export, kept.values, kept.state)
-            found[run.trials[kept.member_id].trial_id] = (kept.score, export)
-        sign = 1.0 if self._objective().direction == "min" else -1.0
-        ranked = sorted(found.values(), key=lambda entry: sign * entry[0])
+            found[run.trials[kept.member_id].trial_id] = (run.rank(kept), export)
+        ranked = sorted(found.values(), key=lambda entry: entry[0])
         return [make() for _, make in ranked[:num_models]]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
@@ -333,18 +572,16 @@ class PopulationTuner(keras_tuner.Tuner):
         blueprint = self._blueprint or self._make_blueprint(None)
         model = blueprint.build(values)
         if not model.built:
-            raise ProjectError(
-                describe(
-                    "The model's weights appear with the first batch only.",
-                    fix="Build it on an input shape, or take the model right after `search`.",
-                    model=model.name,
-                )
-            )
-        model.optimizer.build(model.trainable_variables)
+            # Its weights appear with the first batch: the shapes that it had are beside them.
+            config = Path(self._weights_path(trial.trial_id)).with_name(BUILD_CONFIG)
+            model.build_from_config(json.loads(config.read_text(encoding="utf-8")))
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(path)
         return model
 
     def _make_blueprint(self, batch: Any) -> TunerBlueprint:
+        contexts = explore(self._build_hypermodel, self.oracle)
         return TunerBlueprint(
             self._build_hypermodel,
             self.oracle.get_space(),
@@ -352,45 +589,34 @@ class PopulationTuner(keras_tuner.Tuner):
             self.bindings,
             self.implicit_mutation,
             batch,
+            contexts,
         )
 
-    def _objective(self) -> Objective:
+    def search_objective(self) -> Objective:
+        """Return the objective as the population sees it."""
         objective = self.oracle.objective
         terms = getattr(objective, "name_to_direction", {})
         return Objective(objective.name, objective.direction, tuple(terms.items()))
 
-    def _refuse_overridden_training(self) -> None:
-        own_run = type(self).run_trial is not keras_tuner.Tuner.run_trial
-        own_fit = self.hypermodel is not None and (
-            type(self.hypermodel).fit is not keras_tuner.HyperModel.fit
-        )
-        if own_run or own_fit:
-            raise ArgumentError(
-                describe(
-                    "The training is overridden, and a population trains its members itself.",
-                    "Expected neither `Tuner.run_trial` nor `HyperModel.fit` to be overridden.",
-                    "Put what differs into the model's `train_step` or into callbacks.",
-                    overridden="run_trial" if own_run else "HyperModel.fit",
-                )
-            )
-
     def _kept(self) -> list[tuple[_Run, Kept]]:
         """Return the best members of all executions, one entry a trial, the best first."""
         pairs = [(run, kept) for run in self._runs for kept in run.results()]
-        sign = 1.0 if self._objective().direction == "min" else -1.0
-        return sorted(pairs, key=lambda pair: sign * pair[1].score)
+        return sorted(pairs, key=lambda pair: pair[0].rank(pair[1]))
 
-    def _best_run(self) -> _Run:
+    def _best(self) -> tuple[_Run, Kept]:
         kept = self._kept()
         if not kept:
-            raise ProjectError(
-                describe(
-                    "Nothing has been searched in this session.",
-                    fix="Call `search` first.",
-                    directory=str(self.project_dir),
-                )
+            raise self._nothing_searched()
+        return kept[0]
+
+    def _nothing_searched(self) -> ProjectError:
+        return ProjectError(
+            describe(
+                "Nothing has been searched in this session.",
+                fix="Call `search` first.",
+                directory=str(self.project_dir),
             )
-        return kept[0][0]
+        )
 
     def _saved_trials(self) -> list[Trial]:
         return [
@@ -404,8 +630,13 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _save_best(self) -> None:
         for run, kept in self._kept()[:1]:
+            if kept.state.num_plain == (0, 0):
+                continue  # the user's own training has left no Keras model
             model = run.loop.executor.export(kept.values, kept.state)
-            model.save_weights(self._weights_path(run.trials[kept.member_id].trial_id))
+            path = Path(self._weights_path(run.trials[kept.member_id].trial_id))
+            model.save_weights(path)
+            config = json.dumps(model.get_build_config())
+            path.with_name(BUILD_CONFIG).write_text(config, encoding="utf-8")
         self.save()
 
 
@@ -417,11 +648,13 @@ class _Run(Observer):
         tuner: PopulationTuner,
         seed: np.random.SeedSequence,
         verbose: int | str,
+        execution: int = 0,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.tuner = tuner
         self.oracle: PopulationOracle = tuner.oracle
         self.number = len(tuner._runs)
+        self.execution = execution
         # member id -> its trial
         self.trials: dict[int, Trial] = {}
         self._checkpoints = checkpoints
@@ -436,9 +669,40 @@ class _Run(Observer):
         self._displays = make_display(verbose)
         self.loop: Loop
 
+    def use(self, executor: Executor, note: str) -> None:
+        """Train with another executor."""
+        self._executor, self._executor_note = executor, note
+
+    def trial_in(self, slot: int) -> Trial:
+        """Return the trial of the member that lives in a slot."""
+        return self.trials[self.loop.members[slot].member_id]
+
+    def trial_of(self, member: Member) -> Trial:
+        """Return a member's trial."""
+        return self.trials[member.member_id]
+
+    def trial_id_of(self, member: Member) -> str:
+        """Return the id of a member's trial."""
+        return str(self.trials[member.member_id].trial_id)
+
+    def stop(self, slot: int) -> None:
+        """A callback ended the training of the member in a slot."""
+        if hasattr(self, "loop") and self.loop.members:
+            self.loop.members[slot].stopped = True
+
+    def begin_early(self, executor: OwnTraining) -> None:
+        """Make the first member's first call: the training may declare hyperparameters."""
+        space = self.oracle.get_space()
+        values: Values = {d.name: d.default for d in tunable(space)}
+        for given in self.tuner.initial_hyperparameters[:1]:
+            values.update(given)
+        trial = self._begin(Member(0, 0, values))
+        executor.look_ahead(trial, self.executor_seed)
+        self.oracle.update_space(trial.hyperparameters)
+
     def first_values(self, budget: Budget) -> list[Values]:
         """Make the loop, and return the first members' values."""
-        tuner, objective = self.tuner, self.tuner._objective()
+        tuner, objective = self.tuner, self.tuner.search_objective()
         blueprint = tuner._blueprint or tuner._make_blueprint(None)
         total, born = self.oracle.max_trials, len(self.oracle.trials)
         limit = None
@@ -461,6 +725,8 @@ class _Run(Observer):
             iterations=budget.iterations,
             batches_per_iteration=budget.batches_per_iteration,
             last_batches=budget.last_batches,
+            deadline=share_of_deadline(budget, tuner.executions_per_trial - self.execution),
+            max_gradient_steps=per_execution(tuner.max_gradient_steps, tuner.executions_per_trial),
             max_births=limit,
             num_kept=tuner.population_size,
         )
@@ -479,7 +745,24 @@ class _Run(Observer):
             History(objective.name, objective.direction, path),
         )
         drawn = self.loop.first_values(tuner.initial_hyperparameters)
+        if 0 in self.trials and self._checkpoints is None:
+            # It was trained before the loop began, see `begin_early`.
+            had = self.trials[0].hyperparameters.values
+            drawn[0].update({name: had[name] for name in drawn[0] if name in had})
+        drawn = [self._small_enough(blueprint, values) for values in drawn]
         return [blueprint.complete(values) for values in drawn]
+
+    def _small_enough(self, blueprint: Blueprint, values: Values) -> Values:
+        """Return values whose model keeps to `max_model_size`, drawn anew where it does not."""
+        limit = self.tuner.max_model_size
+        if limit is None:
+            return values
+        for _ in range(MAX_DRAWS):
+            if model_size(blueprint.build_seeded(values, 0)) <= limit:
+                return values
+            values = blueprint.space.initial(self._rng)
+        check_size(blueprint.build_seeded(values, 0), limit)
+        return values
 
     def run(self, setup: Setup, notes: Sequence[str], callbacks: MemberCallbacks | None) -> None:
         """Train."""
@@ -514,6 +797,12 @@ class _Run(Observer):
         best = loop.best()
         return [best, *[kept for kept in loop.kept if kept.member_id != best.member_id]]
 
+    def rank(self, kept: Kept) -> tuple[float, int, str]:
+        """Return what kept members are sorted by, as the oracle sorts their trials."""
+        trial = self.trials[kept.member_id]
+        sign = 1.0 if self.tuner.oracle.objective.direction == "min" else -1.0
+        return sign * kept.score, trial.best_step or 0, trial.trial_id
+
     def search_begin(self, loop: Loop) -> None:
         if self._records is not None and loop.iteration:
             keys = {member.member_id: self._key(member.slot) for member in loop.members}
@@ -534,16 +823,32 @@ class _Run(Observer):
     def _trial_values(self, member: Member) -> Values:
         parent = self.trials[member.parents[0]].trial_id if member.parents else ""
         own = {PARENT: parent, BIRTH: member.born, INHERITED: member.inherited_steps}
-        return {**member.values, **own}
+        return {**self._active(member.values), **own}
 
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
-            if member.member_id in self.trials:
-                # The search was resumed.
-                continue
-            trial = self.oracle.birth(self._key(member.slot), self._trial_values(member))
-            self.trials[member.member_id] = trial
-            self.tuner.on_trial_begin(trial)
+            if member.member_id not in self.trials:  # else the search was resumed
+                self._begin(member)
+
+    def _begin(self, member: Member) -> Trial:
+        """Give a newborn member its trial."""
+        trial = self.oracle.birth(self._key(member.slot), self._trial_values(member))
+        self.trials[member.member_id] = trial
+        self.tuner.on_trial_begin(trial)
+        return trial
+
+    def _active(self, values: Values) -> Values:
+        """Return the values that have a meaning beside the others, the fixed ones included."""
+        space = self.oracle.get_space()
+        everything = {**fixed_values(space), **values}
+        known = {hp.name for hp in space.space}
+        # A name may stand for several, in scopes that exclude each other.
+        active = {
+            hp.name
+            for hp in space.space
+            if all(condition.is_active(everything) for condition in hp.conditions)
+        }
+        return {n: value for n, value in everything.items() if n in active or n not in known}
 
     def deaths(self, members: Sequence[Member]) -> None:
         for member in members:
@@ -577,7 +882,7 @@ class _Run(Observer):
         else:
             # Never NaN to the oracle: three such trials in a row would end the search.
             trial.status = TrialStatus.FAILED
-            trial.message = "The member never had a finite score."
+            trial.message = trial.message or "The member never had a finite score."
         self.tuner.on_trial_end(trial)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
 
 import keras
 import keras_tuner
@@ -60,6 +59,7 @@ class TunerBlueprint(Blueprint):
         implicit_mutation: Whether the model's own learning rate and L2 are mutated where nothing
             in the search space is live.
         batch: A batch of training data, for models whose weights appear with the first batch.
+        contexts: Values under which some hyperparameters are declared, see `explore`.
     """
 
     def __init__(
@@ -70,8 +70,10 @@ class TunerBlueprint(Blueprint):
         overrides: Mapping[str, UserBinding] | None = None,
         implicit_mutation: bool = True,
         batch: Batch | None = None,
+        contexts: Mapping[str, Values] | None = None,
     ) -> None:
         self._build = build
+        self._contexts = dict(contexts or {})
         self._hyperparameters = hyperparameters
         self._batch = batch
         self._strategy = strategy
@@ -95,7 +97,21 @@ class TunerBlueprint(Blueprint):
         self.space = SearchSpace([*space, *(dimension for dimension, _ in self._implicit.values())])
         # structure -> targets of its live hyperparameters
         self._targets: dict[Hashable, dict[str, Classification]] = {
-            super().structure_key(self.space.defaults()): self.kinds
+            super().structure_key(self.space.defaults()): self._in_default_structure()
+        }
+
+    def _in_default_structure(self) -> dict[str, Classification]:
+        """Return what is live with the default values: nothing that they leave out of the model."""
+        defaults = self.space.defaults()
+        everything = {**self._fixed, **defaults}
+        absent = [
+            name
+            for name in self.kinds
+            if name in self._contexts or not self.space[name].is_active(everything)
+        ]
+        return {
+            name: Classification("live") if found.kind == "live" and name in absent else found
+            for name, found in self.kinds.items()
         }
 
     @property
@@ -183,7 +199,7 @@ class TunerBlueprint(Blueprint):
     def _classify(
         self, dimensions: list[TunerDimension], base: Values
     ) -> dict[str, Classification]:
-        found = classify(self._probe, probe_plan(dimensions, base), base)
+        found = classify(self._probe, probe_plan(dimensions, base, self._contexts), base)
         for name, override in self._overrides.items():
             if isinstance(override, str) and override in KINDS:
                 if override == "live" and not found[name].targets and name != BATCH_SIZE:
@@ -283,11 +299,13 @@ def _own_binding(name: str, override: UserBinding) -> Binding | None:
     return override()
 
 
-def kind_table(blueprint: TunerBlueprint) -> list[tuple[str, str, str]]:
+def kind_table(
+    space: SearchSpace, kinds: Mapping[str, Classification]
+) -> list[tuple[str, str, str]]:
     """Return (name, kind, what it controls) for each hyperparameter, for a summary."""
     rows: list[tuple[str, str, str]] = []
-    for dimension in blueprint.space:
-        found: Any = blueprint.kinds.get(dimension.name)
+    for dimension in space:
+        found = kinds.get(dimension.name)
         if found is None:
             rows.append((dimension.name, "live", "implicit: the model's own value"))
         elif dimension.name == BATCH_SIZE and found.kind == "live":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.population.budget import check_whole
 
 # The order of `keras.Model.fit`.
 _POSITIONS = (
@@ -78,6 +79,7 @@ def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArgument
         )
     given = {**dict(zip(_POSITIONS, args, strict=False)), **kwargs}
     epochs = given.get("epochs")
+    check_whole("epochs", epochs)
     initial = int(given.get("initial_epoch") or 0)
     if epochs is not None:
         epochs = int(epochs) - initial

@@ -25,7 +25,8 @@ class PopDescentTuner(PopulationTuner):
     Args:
         hypermodel: A function `build_model(hp)` that returns a compiled model, or a `HyperModel`.
         objective: A name that the model reports (with `"val_"` in front for the validation data), a
-            `keras_tuner.Objective`, or a list of both for a sum. Defaults to `"val_loss"`. A live
+            `keras_tuner.Objective`, or a list of both for a sum. Defaults to `"val_loss"`; a float
+            that overridden training returns is the objective, whatever its name. A live
             penalty or label smoothing is left out of the validation loss, so that members can be
             compared.
         max_trials: At most so many members are ever born (a trial is a member, from birth to
@@ -38,6 +39,11 @@ class PopDescentTuner(PopulationTuner):
             paper's 128, or fewer where the budget would hold fewer than 20 iterations.
         iterations: Number of iterations. Defaults to what `epochs` in `search` holds: each slot
             trains for that many epochs.
+        max_gradient_steps: At most so many gradient steps of all members and executions together;
+            without `epochs` and `iterations` it is the budget. The closing rounds of
+            `PopDescent.reference()` are not counted. Defaults to None: no limit.
+        max_time: Seconds after which no iteration begins, for all executions together. Defaults to
+            None: no limit. `epochs` (1 by default, as in `fit`) still ends the search.
         strategy: Decides who is replaced by whom. Defaults to `PopDescent()`; see also
             `PopDescent.paper()` and `PopDescent.reference()`.
         executor: What trains the members: `"auto"`, `"sequential"`, or an `Executor`.
@@ -62,11 +68,18 @@ class PopDescentTuner(PopulationTuner):
         hyperparameters: As for `RandomSearch`.
         tune_new_entries: As for `RandomSearch`.
         allow_new_entries: As for `RandomSearch`.
-        max_retries_per_trial: Accepted; a member is never retried, it is replaced.
-        max_consecutive_failed_trials: Accepted; members that diverge are replaced.
+        max_retries_per_trial: How often a call of overridden training is tried again. Defaults to
+            0. Without overridden training a member is never retried, it is replaced.
+        max_consecutive_failed_trials: After so many failed calls of overridden training in a row
+            the search ends with an error. Defaults to 3.
         **kwargs: Arguments of `keras_tuner.Tuner`: `executions_per_trial` (independent populations
             with different seeds; the best is kept), `directory`, `project_name`, `overwrite`,
-            `tuner_id`, `optimizer`, `loss`, `metrics`, `max_model_size`, `distribution_strategy`.
+            `tuner_id`, `optimizer`, `loss`, `metrics`, `max_model_size` (first members with larger
+            models are drawn anew), `distribution_strategy` (with one replica).
+
+    Overridden `run_trial`, `_build_and_fit_model` and `HyperModel.fit` are called, once a member
+    and iteration, with models that start with the member's weights; `on_epoch_end` and its siblings
+    are called as KerasTuner's.
 
     Raises:
         ArgumentError: For an argument that cannot work.
@@ -88,6 +101,8 @@ class PopDescentTuner(PopulationTuner):
         num_elites: int | None = None,
         batches_per_iteration: int | None = None,
         iterations: int | None = None,
+        max_gradient_steps: int | None = None,
+        max_time: float | None = None,
         strategy: Strategy | None = None,
         executor: str | Executor = "auto",
         bindings: Mapping[str, UserBinding] | None = None,
@@ -126,6 +141,8 @@ class PopDescentTuner(PopulationTuner):
             num_elites=num_elites,
             batches_per_iteration=batches_per_iteration,
             iterations=iterations,
+            max_gradient_steps=max_gradient_steps,
+            max_time=max_time,
             executor=executor,
             bindings=bindings,
             validation_samples=validation_samples,

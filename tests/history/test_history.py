@@ -174,3 +174,11 @@ def test_frame_without_pandas(history, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match=r"keras-popdescent\[frames\]"):
         history.to_frame()
+
+
+def test_a_history_says_what_it_holds(history):
+    assert repr(history) == (
+        "History('val_loss', 'min'): 3 iterations, 4 members born, 24 gradient steps, "
+        "best 0.5 (member 2)"
+    )
+    assert repr(History("val_accuracy", "max")).endswith("0 gradient steps, no score yet")

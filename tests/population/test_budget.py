@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from keras_popdescent.errors import ArgumentError
-from keras_popdescent.population.budget import plan_budget
+from keras_popdescent.population.budget import (
+    Budget,
+    per_execution,
+    plan_budget,
+    share_of_deadline,
+)
 
 
 def budget(epochs=None, steps_per_epoch=None, iterations=None, batches_per_iteration=None):
@@ -83,7 +90,9 @@ def test_the_note_says_how_the_numbers_came_about(given, note):
 @pytest.mark.parametrize("name", ["epochs", "iterations", "batches_per_iteration"])
 @pytest.mark.parametrize("number", [0, -3])
 def test_numbers_below_one(name, number):
-    with pytest.raises(ArgumentError, match=rf"`{name}` must be at least 1.*{number}"):
+    with pytest.raises(
+        ArgumentError, match=rf"`{name}` must be a whole number of at least 1, not {number}"
+    ):
         budget(**{"steps_per_epoch": 10, name: number})
 
 
@@ -94,3 +103,42 @@ def test_numbers_below_one(name, number):
 def test_an_epoch_of_unknown_length(given):
     with pytest.raises(ArgumentError, match=r"not known.*Pass `steps_per_epoch`"):
         budget(**given)
+
+
+def test_numbers_that_are_not_whole():
+    for number in (1.5, "3", True, float("inf")):
+        with pytest.raises(ArgumentError, match="whole number"):
+            budget(epochs=number, steps_per_epoch=8)
+    assert budget(epochs=2.0, steps_per_epoch=8) == budget(epochs=2, steps_per_epoch=8)
+
+
+def test_max_gradient_steps():
+    # 5 members: 100 steps are 20 batches a slot.
+    alone = plan_budget(
+        epochs=None, steps_per_epoch=8, iterations=None, batches_per_iteration=None,
+        max_gradient_steps=104, steps_per_batch=5,
+    )  # fmt: skip
+    assert (alone.total_batches, alone.iterations, alone.batches_per_iteration) == (20, 20, 1)
+    shorter = plan_budget(
+        epochs=10, steps_per_epoch=8, iterations=None, batches_per_iteration=6,
+        max_gradient_steps=100, steps_per_batch=5,
+    )  # fmt: skip
+    assert (shorter.total_batches, shorter.iterations, shorter.last_batches) == (20, 4, 2)
+    assert "max_gradient_steps" in shorter.note
+    longer = plan_budget(
+        epochs=1, steps_per_epoch=8, iterations=None, batches_per_iteration=6,
+        max_gradient_steps=10_000, steps_per_batch=5,
+    )  # fmt: skip
+    assert longer.total_batches == 8
+
+
+def test_shares_of_several_executions():
+    assert per_execution(None, 3) is None
+    assert per_execution(100, 3) == 33
+    assert per_execution(2, 3) == 1
+    assert share_of_deadline(Budget(1, 1, 1), 2) is None
+    now = time.perf_counter()
+    half = share_of_deadline(Budget(1, 1, 1, deadline=now + 100.0), 2)
+    assert half == pytest.approx(now + 50.0, abs=1.0)
+    late = share_of_deadline(Budget(1, 1, 1, deadline=now - 1.0), 2)
+    assert late == pytest.approx(now, abs=1.0)

@@ -431,14 +431,6 @@ class TestBadInput:
         with pytest.raises(ArgumentError, match="epoch_count"):
             make(build, tmp_path).search(*data, epoch_count=3)
 
-    def test_overridden_training(self, build, tmp_path, data):
-        class Own(PopDescentTuner):
-            def run_trial(self, trial, *args, **kwargs):
-                return 1.0
-
-        with pytest.raises(ArgumentError, match="run_trial"):
-            Own(build, directory=tmp_path).search(*data, **FIT)
-
 
 def test_an_error_in_the_middle_keeps_what_was_trained(build, tmp_path, data):
     class Stop(keras.callbacks.Callback):

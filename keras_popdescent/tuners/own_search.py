@@ -1,0 +1,88 @@
+"""A search in which the user's own code trains: the same population, another executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_popdescent.data import NO_DATA
+from keras_popdescent.population.executor import Setup
+from keras_popdescent.tuners.exploration import explore
+from keras_popdescent.tuners.heldout import prepare_heldout
+from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
+from keras_popdescent.tuners.own_training import OwnTraining, plan_calls
+from keras_popdescent.tuners.result import SearchResult, make_result
+
+if TYPE_CHECKING:
+    from keras_popdescent.tuners.base import PopulationTuner, _Run
+
+
+def search_with_own_training(
+    tuner: PopulationTuner,
+    make_run: Callable[..., _Run],
+    code: Callable[..., Any],
+    args: Sequence[Any],
+    fit_kwargs: Mapping[str, Any],
+    heldout_data: Any,
+) -> SearchResult:
+    """Train the population of a tuner by calling the user's own training code.
+
+    Args:
+        tuner: The tuner.
+        make_run: Makes an execution of it from the tuner, a seed, `verbose` and its number.
+        code: The overridden method, which gets the arguments of `search`.
+        args: Positional arguments of `search`.
+        fit_kwargs: Arguments of `search` by name.
+        heldout_data: Data that the best model is scored on at the end.
+    """
+    kwargs = dict(fit_kwargs)
+    calls = plan_calls(
+        code,
+        kwargs,
+        iterations=tuner.iterations,
+        population_size=tuner.population_size,
+        max_trials=tuner.max_births,
+    )
+    held = prepare_heldout(heldout_data)
+    budget = calls.budget(tuner.max_time)
+    tuner.oracle.verbose = 0
+    tuner.on_search_begin()
+    runs: list[_Run] = []
+    try:
+        seeds = np.random.SeedSequence(tuner.oracle.seed).spawn(tuner.executions_per_trial)
+        for execution, seed in enumerate(seeds):
+            run = make_run(tuner, seed, kwargs.get("verbose", "auto"), execution)
+            executor = OwnTraining(tuner, calls, args, kwargs, run.trial_in, run.stop)
+            run.use(executor, "your own training, called by this tuner")
+            tuner._runs.append(run)
+            runs.append(run)
+            if len(runs) == 1:
+                run.begin_early(executor)
+            build = None if tuner.hypermodel is None else tuner._build_hypermodel
+            contexts = {} if build is None else explore(build, tuner.oracle)
+            blueprint = OwnTrainingBlueprint(
+                build, tuner.oracle.get_space(), tuner.bindings, executor.build_config, contexts
+            )
+            tuner._blueprint = blueprint
+            tuner.check_initial(blueprint.space)
+            setup = Setup(
+                blueprint=blueprint,
+                values=run.first_values(budget),
+                data=NO_DATA,
+                objective=tuner.search_objective(),
+                training=tuner.strategy.training,
+                scoring=tuner.strategy.scoring,
+                seed=run.executor_seed,
+            )
+            try:
+                run.run(setup, [budget.note], None)
+            finally:
+                executor.end_lives()
+            if run.loop.interrupted:
+                break
+    finally:
+        tuner._save_best()
+        tuner.on_search_end()
+    return make_result(tuner, runs, NO_DATA, held)

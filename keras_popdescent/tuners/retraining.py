@@ -1,0 +1,149 @@
+"""The winner's schedule, found out in full and retrained from scratch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from keras_popdescent.callbacks.schedule import ScheduleCallback
+from keras_popdescent.data import SearchData
+from keras_popdescent.data.search_data import DEFAULT_BATCH_SIZE
+from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.history import Schedule, Segment
+from keras_popdescent.hyperparameters import BATCH_SIZE, find_handles
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
+from keras_popdescent.strategies.space import Values
+from keras_popdescent.tuners.own_training import capture_own, fill
+
+Build = Callable[[Values], keras.Model]
+
+
+def complete_schedule(
+    schedule: Schedule, blueprint: Blueprint, bindings: Mapping[str, Any]
+) -> Schedule:
+    """Return a schedule that also says what its values amount to in the model.
+
+    Args:
+        schedule: The winner's.
+        blueprint: Builds the models.
+        bindings: The user's own bindings; what they control is not known.
+    """
+    fixed = [
+        *blueprint.space.names("rebuild", "structural"),
+        *(name for name, binding in bindings.items() if not isinstance(binding, str)),
+        BATCH_SIZE,
+        LOSS_SCALE,
+        L2_SCALE,
+    ]
+    known = {name for segment in schedule for name in segment.values}
+    segments = [replace(s, scalars=_scalars(blueprint, s.values)) for s in schedule]
+    return Schedule(tuple(segments), tuple(n for n in dict.fromkeys(fixed) if n in known))
+
+
+def _scalars(blueprint: Blueprint, values: Values) -> dict[str, float]:
+    model: Any = blueprint.build_seeded(values, 0)
+    if not isinstance(model, keras.Model) or not model.compiled:
+        return {}
+    return {path: float(handle.static) for path, handle in find_handles(model).items()}
+
+
+def retrain(
+    schedule: Schedule,
+    build: Build,
+    data: SearchData,
+    fit_arguments: Mapping[str, Any],
+    epochs: int | None,
+) -> keras.Model:
+    """Train a new model with plain `fit` under a schedule.
+
+    Where a hyperparameter changes that a running model cannot change, the model is built anew and
+    the weights are carried over, as in the search.
+
+    Args:
+        schedule: A complete schedule.
+        build: Returns a new compiled model for some values.
+        data: The data, for its number of batches.
+        fit_arguments: Arguments of `fit`.
+        epochs: How long to train, the schedule stretched to it; None for as many gradient steps as
+            the schedule has.
+
+    Raises:
+        ArgumentError: If the strategy's own multipliers changed, which no plain model has.
+    """
+    _refuse_multipliers(schedule)
+    samples = getattr(data.training, "num_samples", None)
+    arguments = dict(fit_arguments)
+    default = int(arguments.pop("batch_size", None) or DEFAULT_BATCH_SIZE)
+
+    def steps_per_epoch(values: Values) -> int:
+        size = int(values.get(BATCH_SIZE, default))
+        return data.steps_per_epoch or 1 if samples is None else math.ceil(samples / size)
+
+    if epochs is not None:
+        schedule = schedule.stretched(epochs * steps_per_epoch(schedule.segments[0].values))
+    callbacks = list(arguments.pop("callbacks", None) or [])
+    model: keras.Model | None = None
+    done = 0
+    for phase in _phases(schedule):
+        values = phase.segments[0].values
+        before, model = model, build(values)
+        if not model.built:
+            model(
+                keras.tree.map_structure(
+                    keras.ops.convert_to_tensor, data.training.first_batch()[0]
+                )
+            )
+        if before is not None:
+            fill(model, capture_own([before]))
+        length = math.ceil(phase.gradient_steps / steps_per_epoch(values))
+        if samples is not None:
+            arguments["batch_size"] = int(values.get(BATCH_SIZE, default))
+        model.fit(
+            **arguments,
+            initial_epoch=done,
+            epochs=done + length,
+            callbacks=[ScheduleCallback(phase, stop=True), *callbacks],
+        )
+        done += length
+    if model is None:
+        raise ArgumentError(describe("The schedule is empty."))
+    return model
+
+
+def _phases(schedule: Schedule) -> Iterator[Schedule]:
+    """Cut a schedule where a model must be built anew; each part begins at step 0."""
+    names = schedule.fixed_names
+    part: list[Segment] = []
+    for segment in schedule:
+        if part and any(part[0].values.get(n) != segment.values.get(n) for n in names):
+            yield _from_zero(part)
+            part = []
+        part.append(segment)
+    if part:
+        yield _from_zero(part)
+
+
+def _from_zero(part: list[Segment]) -> Schedule:
+    begin = part[0].start
+    return Schedule(tuple(replace(s, start=s.start - begin, stop=s.stop - begin) for s in part))
+
+
+def _refuse_multipliers(schedule: Schedule) -> None:
+    changing = [
+        name
+        for name in (LOSS_SCALE, L2_SCALE)
+        if len({segment.values.get(name) for segment in schedule}) > 1
+    ]
+    if changing:
+        raise ArgumentError(
+            describe(
+                "The schedule scales the loss, which a plain `fit` cannot do.",
+                "Expected a search with `PopDescent()` or `PopDescent.paper()`.",
+                changing=changing,
+            )
+        )

@@ -1,0 +1,507 @@
+"""Overridden `run_trial`, `_build_and_fit_model` and `HyperModel.fit`: the user's code trains."""
+
+import math
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from keras_popdescent import Offspring, PopDescentTuner
+from keras_popdescent.errors import (
+    ArgumentError,
+    ModelError,
+    ObjectiveError,
+    ProjectError,
+    ResultError,
+    TrainingError,
+)
+from keras_popdescent.tuners.own_training import (
+    Calls,
+    OwnState,
+    OwnTraining,
+    _inherit,
+    metrics_of,
+    plan_calls,
+)
+
+LOSS = "sparse_categorical_crossentropy"
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(96, 6)).astype("float32")
+    y = (x @ rng.normal(size=(6, 3))).argmax(axis=1)
+    return x, y
+
+
+class Hyper(keras_tuner.HyperModel):
+    def build(self, hp):
+        model = keras.Sequential(
+            [
+                keras.layers.Input((6,)),
+                keras.layers.Dense(hp.Int("units", 4, 8), "relu"),
+                keras.layers.Dense(3, "softmax"),
+            ]
+        )
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        model.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
+        return model
+
+    def fit(self, hp, model, *args, **kwargs):
+        return model.fit(*args, shuffle=hp.Boolean("shuffle"), **kwargs)
+
+
+def make(hypermodel, tmp_path, tuner=PopDescentTuner, **kwargs):
+    kwargs = {"objective": "val_loss", "seed": 0, "directory": tmp_path, "population_size": 3,
+              **kwargs}  # fmt: skip
+    return tuner(hypermodel, **kwargs)
+
+
+def fit(tuner, data, **kwargs):
+    tuner.search(*data, **{"validation_split": 0.25, "epochs": 4, "verbose": 0, **kwargs})
+    return tuner
+
+
+class TestFit:
+    @pytest.mark.backend
+    def test_segments_go_on_with_inherited_weights(self, tmp_path, data):
+        begun = []
+
+        class Watched(Hyper):
+            def fit(self, hp, model, *args, **kwargs):
+                weights = [w.copy() for w in model.get_weights()]
+                steps = int(model.optimizer.iterations)
+                begun.append((kwargs["initial_epoch"], kwargs["epochs"], steps, weights))
+                history = super().fit(hp, model, *args, **kwargs)
+                ended.append([w.copy() for w in model.get_weights()])
+                return history
+
+        ended = []
+        tuner = fit(make(Watched(), tmp_path), data)
+        # 4 epochs in 4 calls for each of 3 slots, epochs counted on, the optimizer's steps too.
+        assert [call[:2] for call in begun] == [(i, i + 1) for i in range(4) for _ in range(3)]
+        assert [call[2] for call in begun] == [3 * i for i in range(4) for _ in range(3)]
+        assert len(tuner.history) == 4
+        assert tuner.history.gradient_steps == 3 * 4 * 3
+        # An elite that was not replaced begins where it ended.
+        survivors = 0
+        births = {b.member_id: b for b in tuner.history.births().values()}
+        for later in range(1, 4):
+            record = tuner.history.iterations()[later]
+            for member in record.members:
+                if births[member.member_id].parents:
+                    continue
+                survivors += 1
+                for now, before in zip(
+                    begun[3 * later + member.slot][3],
+                    ended[3 * (later - 1) + member.slot],
+                    strict=True,
+                ):
+                    np.testing.assert_array_equal(now, before)
+        assert survivors > 0
+
+    def test_what_only_fit_declares_is_found_and_mutated(self, tmp_path, data):
+        tuner = fit(make(Hyper(), tmp_path, population_size=5), data, epochs=8)
+        assert "shuffle" in tuner.oracle.get_space()
+        assert {b.values["shuffle"] for b in tuner.history.births().values()} == {True, False}
+        assert tuner._blueprint.kinds["units"].kind == "structural"
+        assert tuner._blueprint.kinds["shuffle"].kind == "rebuild"
+        for birth in tuner.history.births().values():
+            if birth.parents:
+                parent = tuner.history.births()[birth.parents[0]]
+                assert birth.values["units"] == parent.values["units"]
+
+    def test_trials_and_models_are_those_of_any_search(self, tmp_path, data):
+        tuner = fit(make(Hyper(), tmp_path, objective="val_accuracy"), data)
+        trials = tuner.oracle.trials
+        assert len(trials) == len(tuner.history.births())
+        best = tuner.oracle.get_best_trials(1)[0]
+        model = tuner.get_best_models()[0]
+        x, y = data[0][72:], data[1][72:]
+        assert model.evaluate(x, y, verbose=0)[1] == pytest.approx(best.score, abs=1e-6)
+        rate = tuner.get_best_hyperparameters()[0].get("learning_rate")
+        assert float(model.optimizer.learning_rate) == pytest.approx(rate)
+        again = make(Hyper(), tmp_path, objective="val_accuracy")
+        np.testing.assert_allclose(
+            again.get_best_models()[0].predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5
+        )
+
+    def test_one_seed_one_search(self, tmp_path, data):
+        class Ordered(Hyper):
+            def fit(self, hp, model, *args, **kwargs):
+                # Keras draws the order of the samples from a generator of TensorFlow's.
+                return model.fit(*args, shuffle=False, **kwargs)
+
+        scores = []
+        for name in ("a", "b"):
+            tuner = fit(make(Ordered(), tmp_path, project_name=name, population_size=2), data)
+            scores.append([m.score for r in tuner.history for m in r.members])
+        assert scores[0] == scores[1]
+
+    @pytest.mark.parametrize(
+        "result",
+        [
+            lambda history: history,
+            lambda history: history.history["val_loss"][-1],
+            lambda history: {"val_loss": history.history["val_loss"][-1], "other": 1.0},
+            lambda history: [history, history],
+            lambda history: np.float32(history.history["val_loss"][-1]),
+        ],
+        ids=["history", "float", "dict", "list", "numpy"],
+    )
+    def test_what_may_be_returned(self, tmp_path, data, result):
+        seen = []
+
+        class Mine(Hyper):
+            def fit(self, hp, model, *args, **kwargs):
+                history = model.fit(*args, **kwargs)
+                seen.append(history.history["val_loss"][-1])
+                return result(history)
+
+        tuner = fit(make(Mine(), tmp_path), data, epochs=2)
+        scores = [m.score for r in tuner.history.iterations() for m in r.members]
+        assert scores == pytest.approx(seen)
+
+    def test_without_epochs_as_many_calls_as_random_search(self, tmp_path):
+        calls = []
+
+        class Mine(Hyper):
+            def fit(self, hp, model, *args, **kwargs):
+                calls.append(hp.Float("value", 0.0, 10.0))
+                return calls[-1]
+
+        tuner = make(Mine(), tmp_path, objective=None, max_trials=9)
+        tuner.search(verbose=0)
+        assert len(calls) == 9
+        assert tuner.oracle.get_best_trials(1)[0].score == min(calls)
+
+    def test_an_uncompiled_model_with_a_loop_of_its_own(self, tmp_path, data):
+        tf = pytest.importorskip("tensorflow")
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("a loop in TensorFlow")
+
+        class Loop(keras_tuner.HyperModel):
+            def build(self, hp):
+                return keras.Sequential(
+                    [keras.layers.Input((6,)), keras.layers.Dense(3, "softmax")]
+                )
+
+            def fit(self, hp, model, x, y, epochs, callbacks=None, verbose=0):
+                rate = hp.Float("learning_rate", 1e-2, 1.0, sampling="log")
+                optimizer = keras.optimizers.SGD(rate)
+                loss = keras.losses.SparseCategoricalCrossentropy()
+                for callback in callbacks:
+                    callback.set_model(model)
+                for epoch in range(epochs):
+                    with tf.GradientTape() as tape:
+                        value = loss(y, model(x))
+                    gradients = tape.gradient(value, model.trainable_variables)
+                    optimizer.apply_gradients(
+                        zip(gradients, model.trainable_variables, strict=True)
+                    )
+                    for callback in callbacks:
+                        callback.on_epoch_end(epoch, logs={"loss": float(value)})
+                return float(value)
+
+        tuner = make(Loop(), tmp_path, objective="loss")
+        tuner.search(*data, epochs=20, verbose=0)
+        scores = [m.score for r in tuner.history.iterations() for m in r.members]
+        assert len(scores) == 20 * 3
+        # Weights are inherited, so the loss falls over the calls.
+        assert min(scores[-3:]) < 0.8 * min(scores[:3])
+        assert tuner.get_best_models()[0].predict(data[0], verbose=0).shape == (96, 3)
+
+    def test_a_model_without_an_input_shape(self, tmp_path, data):
+        class Unbuilt(Hyper):
+            def build(self, hp):
+                model = keras.Sequential(
+                    [keras.layers.Dense(hp.Int("units", 4, 8)), keras.layers.Dense(3, "softmax")]
+                )
+                model.compile(keras.optimizers.Adam(1e-2), LOSS)
+                return model
+
+        tuner = fit(make(Unbuilt(), tmp_path), data)
+        assert tuner._blueprint.kinds["units"].kind == "structural"
+        assert tuner.get_best_models()[0].built
+        again = make(Unbuilt(), tmp_path)
+        assert again.get_best_models()[0].built
+
+
+class TestRunTrial:
+    def test_a_black_box(self, tmp_path):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                return (trial.hyperparameters.Float("x", -2.0, 2.0, default=2.0) - 1.0) ** 2
+
+        tuner = Mine(seed=0, directory=tmp_path, iterations=20)
+        tuner.search(verbose=0)
+        assert len({b.values["x"] for b in tuner.history.births().values()}) > 10
+        assert tuner.get_best_hyperparameters()[0].get("x") == pytest.approx(1.0, abs=0.2)
+        assert tuner.oracle.get_best_trials(1)[0].score < 0.05
+        with pytest.raises(ModelError, match="no Keras model"):
+            tuner.get_best_models()
+
+    def test_the_example_of_the_documentation(self, tmp_path, data):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                hp = trial.hyperparameters
+                model = self.hypermodel.build(hp)
+                return self.hypermodel.fit(hp, model, *args, **kwargs)
+
+        hypermodel = Hyper()
+        tuner = fit(make(hypermodel, tmp_path, Mine), data)
+        assert tuner.hypermodel is hypermodel
+        first = min(m.score for m in tuner.history.iterations()[0].members)
+        assert tuner.history.best()[1] < first
+        assert tuner.get_best_models()[0].predict(data[0], verbose=0).shape == (96, 3)
+
+    @pytest.mark.backend
+    def test_cross_validation_keeps_the_folds_apart(self, tmp_path, data):
+        starts = {0: [], 1: []}
+
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, x, y, **kwargs):
+                scores = []
+                for fold in range(2):
+                    model = self.hypermodel.build(trial.hyperparameters)
+                    starts[fold].append(model.get_weights()[0].copy())
+                    held = np.arange(len(x)) % 2 == fold
+                    model.fit(x[~held], y[~held], verbose=0, epochs=1)
+                    ends.append((fold, model.get_weights()[0].copy()))
+                    scores.append(model.evaluate(x[held], y[held], verbose=0)[0])
+                return scores
+
+        ends = []
+        tuner = make(Hyper(), tmp_path, Mine, population_size=1, iterations=3)
+        tuner.search(*data, verbose=0)
+        for fold in range(2):
+            own_ends = [weights for which, weights in ends if which == fold]
+            for end, start in zip(own_ends, starts[fold][1:], strict=False):
+                np.testing.assert_array_equal(end, start)
+
+    def test_calling_super(self, tmp_path, data):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                kwargs["batch_size"] = trial.hyperparameters.Choice("batch_size", [16, 32])
+                return super().run_trial(trial, *args, **kwargs)
+
+        tuner = fit(make(Hyper().build, tmp_path, Mine, population_size=5), data)
+        assert {b.values["batch_size"] for b in tuner.history.births().values()} == {16, 32}
+
+    def test_outside_of_a_search(self, tmp_path, data):
+        class Mine(PopDescentTuner):
+            def _build_and_fit_model(self, trial, *args, **kwargs):
+                self.was_called = True
+                return super()._build_and_fit_model(trial, *args, **kwargs)
+
+        tuner = make(Hyper(), tmp_path, Mine)
+        trial = tuner.oracle.birth("mine", {"units": 4, "learning_rate": 0.01})
+        history = tuner.run_trial(trial, *data, epochs=2, verbose=0, validation_split=0.25)
+        assert tuner.was_called and len(history.history["val_loss"]) == 2
+
+    def test_build_and_fit_model(self, tmp_path, data):
+        class Mine(PopDescentTuner):
+            calls = 0
+
+            def _build_and_fit_model(self, trial, *args, **kwargs):
+                Mine.calls += 1
+                return super()._build_and_fit_model(trial, *args, **kwargs)
+
+        fit(make(Hyper().build, tmp_path, Mine), data)
+        assert Mine.calls == 3 * 4
+
+    def test_reporting_to_the_oracle_oneself(self, tmp_path):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                value = trial.hyperparameters.Float("value", 1.0, 10.0)
+                self.oracle.update_trial(trial.trial_id, {"val_loss": value})
+
+        tuner = Mine(objective="val_loss", seed=0, directory=tmp_path, max_trials=6)
+        tuner.search(verbose=0)
+        best = tuner.oracle.get_best_trials(1)[0]
+        assert best.score == best.hyperparameters.get("value")
+
+
+class TestFailures:
+    def test_a_call_that_raises_is_a_member_that_is_replaced(self, tmp_path):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                value = trial.hyperparameters.Int("value", 1, 6, default=2)
+                if value == 5:
+                    raise ValueError("wrong value")
+                return float(value)
+
+        tuner = Mine(seed=1, directory=tmp_path, iterations=4, population_size=6)
+        tuner.search(verbose=0)
+        failed = [t for t in tuner.oracle.trials.values() if t.status == "FAILED"]
+        assert failed and all("wrong value" in trial.message for trial in failed)
+        assert tuner.oracle.get_best_trials(1)[0].score < 5.0
+
+    def test_retries(self, tmp_path):
+        class Mine(PopDescentTuner):
+            count = 0
+
+            def run_trial(self, trial, *args, **kwargs):
+                trial.hyperparameters.Int("value", 1, 6)
+                Mine.count += 1
+                if Mine.count % 2:
+                    raise ValueError("now and then")
+                return 1.0
+
+        tuner = Mine(seed=0, directory=tmp_path, iterations=2, population_size=2,
+                     max_retries_per_trial=1)  # fmt: skip
+        tuner.search(verbose=0)
+        assert Mine.count == 2 * 4
+
+    def test_too_many_in_a_row(self, tmp_path):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                raise keras_tuner.errors.FailedTrialError("never works")
+
+        tuner = Mine(directory=tmp_path, iterations=4, max_retries_per_trial=7)
+        with pytest.raises(TrainingError, match="3 times in a row.*never works"):
+            tuner.search(verbose=0)
+
+    def test_fatal_errors_end_the_search(self, tmp_path):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                raise keras_tuner.errors.FatalError("fatal")
+
+        with pytest.raises(keras_tuner.errors.FatalError, match="fatal"):
+            Mine(directory=tmp_path).search(verbose=0)
+
+    @pytest.mark.parametrize(("result", "words"), [("a", "to be one of"), (None, "forget")])
+    def test_what_cannot_be_a_score(self, tmp_path, result, words):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                return result
+
+        with pytest.raises(TypeError, match=rf"Tuner\.run_trial\(\).*{words}"):
+            Mine(directory=tmp_path).search(verbose=0)
+
+    def test_what_fit_cannot_return(self, tmp_path, data):
+        class Mine(Hyper):
+            def fit(self, hp, model, *args, **kwargs):
+                return "a"
+
+        with pytest.raises(TypeError, match=r"HyperModel\.fit\(\) to be one of"):
+            fit(make(Mine(), tmp_path), data)
+
+    def test_bindings_to_a_handle(self, tmp_path, data):
+        tuner = make(Hyper(), tmp_path, bindings={"learning_rate": "optimizer.learning_rate"})
+        with pytest.raises(ArgumentError, match="training of your own"):
+            fit(tuner, data)
+
+    def test_no_schedule_before_a_search(self, tmp_path):
+        with pytest.raises(ProjectError, match="Call `search` first"):
+            make(Hyper(), tmp_path).get_best_schedule()
+
+
+class TestCallbacks:
+    def test_one_lifetime_a_member(self, tmp_path, data):
+        lives = {}
+
+        class Recorder(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                lives.setdefault(id(self), (self, []))[1].append("begin")
+
+            def on_epoch_end(self, epoch, logs=None):
+                lives[id(self)][1].append(epoch)
+
+            def on_train_end(self, logs=None):
+                lives[id(self)][1].append("end")
+
+        tuner = fit(make(Hyper(), tmp_path), data, callbacks=[Recorder()])
+        lived = [
+            birth
+            for birth in tuner.history.births().values()
+            if any(
+                m.member_id == birth.member_id
+                for r in tuner.history.iterations()
+                for m in r.members
+            )
+        ]
+        assert len(lives) == len(lived)
+        for _, log in lives.values():
+            assert log[0] == "begin" and log[-1] == "end" and log.count("begin") == 1
+            epochs = log[1:-1]
+            assert epochs == list(range(epochs[0], epochs[0] + len(epochs)))
+
+    def test_early_stopping_counts_across_calls(self, tmp_path, data):
+        stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=100.0)
+        tuner = make(Hyper(), tmp_path, population_size=2, num_elites=2)
+        fit(tuner, data, epochs=10, callbacks=[stop])
+        # Nothing improves by 100: each stops after its third epoch.
+        assert {m.gradient_steps for m in tuner.history.iterations()[-1].members} == {9}
+
+    def test_hooks_of_the_tuner(self, tmp_path, data):
+        seen = []
+
+        class Mine(PopDescentTuner):
+            def on_epoch_end(self, trial, model, epoch, logs=None):
+                seen.append((trial.trial_id, epoch))
+
+        tuner = fit(make(Hyper(), tmp_path, Mine), data)
+        assert len(seen) == len(set(seen)) == 3 * 4
+        assert {trial for trial, _ in seen} <= set(tuner.oracle.trials)
+
+
+def test_children_of_several_parents_have_their_average():
+    def parent(value):
+        inner = OwnState((np.full(2, -value),), (), (1, 0), trainable=(0,))
+        return OwnState(
+            (np.full(2, value), np.array([value])), (np.array(7),), (2, 1), "Adam", (inner,), (0,),
+            steps=7,
+        )  # fmt: skip
+
+    child = Offspring(slot=0, parents=(0, 1), values={}, optimizer_state="fresh")
+    state = _inherit([parent(1.0), parent(3.0)], child)
+    np.testing.assert_array_equal(state.weights[0], [2.0, 2.0])
+    # What is not trained is the first parent's.
+    np.testing.assert_array_equal(state.weights[1], [1.0])
+    np.testing.assert_array_equal(state.models[0].weights[0], [-2.0, -2.0])
+    assert (state.optimizer, state.num_plain, state.steps) == ((), (2, 0), 0)
+    alone = Offspring(slot=0, parents=(0,), values={})
+    assert _inherit([parent(1.0)], alone).steps == 7
+
+
+def test_children_cannot_be_tried_out():
+    with pytest.raises(ObjectiveError, match="before they are born"):
+        OwnTraining.try_out(object.__new__(OwnTraining), [])
+
+
+def test_calls_planned():
+    def takes(hp, model, **kwargs):
+        """Takes anything."""
+
+    def narrow(hp, model, x, epochs):
+        """Takes no `initial_epoch`."""
+
+    def plan(code, iterations=None, max_trials=None, **kwargs):
+        return plan_calls(code, kwargs, iterations=iterations, population_size=5,
+                          max_trials=max_trials)  # fmt: skip
+
+    assert plan(takes) == Calls(2)
+    assert plan(takes, max_trials=40) == Calls(8)
+    assert plan(takes, max_trials=2) == Calls(1)
+    assert plan(takes, iterations=7) == Calls(7)
+    assert plan(takes, epochs=30) == Calls(15, 30, 2)
+    assert plan(takes, epochs=30, iterations=4) == Calls(4, 30, 8)
+    last = plan(takes, epochs=30, iterations=4)
+    assert last.arguments(3) == {"epochs": 30, "initial_epoch": 24}
+    assert plan(narrow, epochs=3).arguments(1) == {"epochs": 1}
+    assert plan(takes, epochs=6, initial_epoch=2).arguments(0) == {"epochs": 3, "initial_epoch": 2}
+
+
+def test_metrics_of():
+    history = keras.callbacks.History()
+    history.history = {"loss": [3.0, 2.0], "val_loss": [4.0, 5.0]}
+    assert metrics_of(history, "val_loss", "fit") == {"loss": 2.0, "val_loss": 5.0}
+    assert metrics_of([1, 3.0], "score", "fit") == {"score": 2.0}
+    assert metrics_of([{"a": 1.0, "b": 2.0}, {"a": 3.0}], "a", "fit") == {"a": 2.0}
+    assert math.isnan(metrics_of(float("nan"), "score", "fit")["score"])
+    for wrong in ("a", None, [], [None], object()):
+        with pytest.raises(ResultError):
+            metrics_of(wrong, "score", "fit")
