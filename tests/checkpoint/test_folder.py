@@ -80,7 +80,7 @@ def test_a_snapshot_that_is_a_directory(tmp_path):
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_damage_gives_the_one_before_or_an_error(data, tmp_path_factory):
-    """Either file or both: cut, flipped, emptied, removed. Good ones stay as they are: 200 cases."""
+    """Either file or both: cut, flipped, emptied, removed. Good ones stay whole: 200 cases."""
     directory = tmp_path_factory.mktemp("damaged")
     fill(directory)
     paths = sorted(directory.iterdir())
