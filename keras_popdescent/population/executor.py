@@ -139,6 +139,9 @@ class Executor(ABC):
             ObjectiveError: If the objective is not measured on validation data alone.
         """
 
+    def prepare(self, values: Values) -> None:  # noqa: B027
+        """Make ready what a member of these values needs; raises what its build function raises."""
+
     @abstractmethod
     def apply(self, offspring: Sequence[Offspring]) -> None:
         """Replace members; parents are read before anything is written."""

@@ -17,6 +17,7 @@ from keras_popdescent.history import BirthRecord, History, IterationRecord, Memb
 from keras_popdescent.operators.fitness import fitness
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.faults import BuildWatch, is_out_of_memory, out_of_memory
 from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
@@ -40,6 +41,8 @@ class Settings:
         max_births: At most so many members are ever born; None for no limit.
         num_kept: How many of the best members ever seen are kept.
         last_batches: Batches of the last iteration, where they are fewer; None for as many.
+        max_failed_builds: So many members in a row whose model cannot be built end the search; None
+            for no end.
     """
 
     population_size: int
@@ -49,6 +52,7 @@ class Settings:
     max_births: int | None = None
     num_kept: int = 1
     last_batches: int | None = None
+    max_failed_builds: int | None = 3
 
     def batches_at(self, iteration: int) -> int:
         """Return the number of batches of an iteration, counted from 0."""
@@ -144,6 +148,7 @@ class Loop:
         self._steps = 0
         self._began = 0.0
         self._diverged_iterations = 0
+        self._builds = BuildWatch(settings.max_failed_builds)
 
     def first_values(self, given: Sequence[Values] = ()) -> list[Values]:
         """Return the first members' values: those given, then the strategy's own.
@@ -179,7 +184,7 @@ class Loop:
                     objective=self.objective.name,
                 )
             )
-        self.executor.start(setup)
+        self._builds.start(self.executor, setup, self._rng)
         self._began = time.perf_counter()
         if restore is None:
             self._first_members(setup)
@@ -209,6 +214,7 @@ class Loop:
             "num_born": self._num_born,
             "gradient_steps": self._steps,
             "diverged_iterations": self._diverged_iterations,
+            "failed_builds": self._builds.failures,
             "seconds": last,
             "rng": self._rng.bit_generator.state,
             "members": [asdict(member) for member in self.members],
@@ -225,6 +231,7 @@ class Loop:
         self._num_born = int(state["num_born"])
         self._steps = int(state["gradient_steps"])
         self._diverged_iterations = int(state["diverged_iterations"])
+        self._builds.failures = int(state["failed_builds"])
         self._began = time.perf_counter() - float(state["seconds"])
         self._rng.bit_generator.state = state["rng"]
         self.members = [
@@ -273,6 +280,11 @@ class Loop:
             self._save(last=True)
         except KeyboardInterrupt:
             self.interrupted = True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            size, kept = len(self.members), len(self.kept)
+            raise out_of_memory(self.executor, size, kept) from error
         finally:
             self.end()
 
@@ -307,7 +319,9 @@ class Loop:
         self._take(reports)
         view = self._with_candidates(self._view())
         records = self._member_records(view, {report.slot: report for report in reports})
-        offspring = self.strategy.evolve(view, self._rng)
+        offspring = self._builds.offspring(
+            self.executor, self.strategy.evolve(view, self._rng), view.values
+        )
         newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
         record = self._record(records, tuple(birth for _, birth in newborn))
         self._replace(offspring, [member for member, _ in newborn])

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters.classify import fingerprint
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Setup
@@ -65,7 +66,13 @@ def _dimension(dimension: Dimension) -> dict[str, Any]:
 
 def _model(blueprint: Blueprint, values: Values) -> dict[str, Any]:
     with borrowed_globals(0):
-        found = fingerprint(blueprint.build(values))
+        try:
+            found = fingerprint(blueprint.build(values))
+        except PopDescentError:
+            raise
+        except Exception as error:
+            # The first member cannot be built and will get other values.
+            return {"raises": type(error).__name__}
     return {
         "weights": found.shapes,
         "structure": _as_dicts(found.structure),

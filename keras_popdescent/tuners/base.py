@@ -463,6 +463,7 @@ class _Run(Observer):
             last_batches=budget.last_batches,
             max_births=limit,
             num_kept=tuner.population_size,
+            max_failed_builds=getattr(tuner, "max_consecutive_failed_trials", 3),
         )
         path = None
         if self._checkpoints is None:

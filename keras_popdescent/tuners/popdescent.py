@@ -63,7 +63,9 @@ class PopDescentTuner(PopulationTuner):
         tune_new_entries: As for `RandomSearch`.
         allow_new_entries: As for `RandomSearch`.
         max_retries_per_trial: Accepted; a member is never retried, it is replaced.
-        max_consecutive_failed_trials: Accepted; members that diverge are replaced.
+        max_consecutive_failed_trials: So many members in a row whose model `build_model` cannot
+            build (it raises) end the search; fewer cost a member its new values each. Defaults to
+            3. Members that diverge do not count; they are replaced.
         **kwargs: Arguments of `keras_tuner.Tuner`: `executions_per_trial` (independent populations
             with different seeds; the best is kept), `directory`, `project_name`, `overwrite`,
             `tuner_id`, `optimizer`, `loss`, `metrics`, `max_model_size`, `distribution_strategy`.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
-from keras_popdescent.errors import DivergedError
+from keras_popdescent.errors import DivergedError, ModelError, OutOfMemoryError
 from keras_popdescent.population import Observer, Population
 from keras_popdescent.population.state import MemberState, is_finite
-from keras_popdescent.strategies import PopDescent
+from keras_popdescent.strategies import Offspring, PopDescent
+from keras_popdescent.testing import FixedStrategy
+from keras_popdescent.tuners.blueprint import TunerBlueprint
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -163,3 +167,99 @@ def test_global_generators_are_as_they_were(strategy, tmp_path):
         outcomes.append([m.score for record in history for m in record.members])
         outcomes.append(population.best_model().get_weights()[0].tolist())
     assert outcomes[:2] == outcomes[2:]
+
+
+# --- A build function that raises for certain values -----------------------------------------
+
+
+class Unlucky(Exception):
+    """What a user's build function raises."""
+
+
+def structured(refused, seed=0, size=5):
+    """A population over two activations and two widths, some of which cannot be built."""
+
+    def build(hp):
+        units, activation = hp.Choice("units", [2, 4, 8]), hp.Choice("act", ["tanh", "relu", "elu"])
+        rate = hp.Float("lr", 1e-3, 1e-1, sampling="log")
+        if refused(units, activation):
+            raise Unlucky(f"{units} {activation}")
+        hidden = layers.Dense(units, activation)
+        model = keras.Sequential([keras.Input((4,)), hidden, layers.Dense(2)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(rate), loss)
+        return model
+
+    hp = keras_tuner.HyperParameters()
+    hp.Choice("units", [2, 4, 8]), hp.Choice("act", ["tanh", "relu", "elu"])
+    hp.Float("lr", 1e-3, 1e-1, sampling="log")
+    return Population(TunerBlueprint(build, hp, PopDescent()), size, 1, seed=seed)
+
+
+def test_a_build_that_raises_costs_a_member_its_new_values(tmp_path):
+    """A first member gets others of the space, a child its parent's."""
+    good, bad = {"units": 8, "act": "relu", "lr": 0.01}, {"units": 8, "act": "elu", "lr": 0.02}
+    strategy = FixedStrategy(
+        {1: [Offspring(2, (0,), bad), Offspring(0, (0,), {**good, "act": "tanh"})]},
+        first=[good, bad, good],
+    )
+    population = structured(lambda units, act: units > 2 and act == "elu", size=3)
+    assert len(population.blueprint.space) == 3  # it was classified although probes raise
+    population.strategy = strategy
+    with pytest.warns(UserWarning, match="raised Unlucky.*gets other values: 8 elu") as told:
+        history = fit(population, checkpoint_dir=tmp_path)
+    assert len([one for one in told if "Unlucky" in str(one.message)]) >= 2
+    births = history.births()
+    assert births[0].values == births[2].values == good
+    assert births[1].values != bad
+    assert [births[number].values["act"] for number in (3, 4)] == ["relu", "tanh"]
+    assert births[3].values == good
+    assert all(np.isfinite(m.score) for record in history for m in record.members)
+
+
+def test_too_many_in_a_row_end_the_search():
+    population = structured(lambda units, act: (units, act) != (2, "tanh"))
+    message = r"raised for 3 members in a row.*Unlucky: \d \w+.*Narrow the search space.*'units'"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ModelError, match=message):
+            fit(population, iterations=30)
+
+
+# --- Memory ----------------------------------------------------------------------------------
+
+
+def test_out_of_memory_says_what_was_needed():
+    tf = pytest.importorskip("tensorflow")
+    population = Population.from_model(build, 4, 2, seed=0)
+    inner = population.executor._advance_one
+    calls = []
+
+    def advance(*arguments):
+        calls.append(arguments)
+        if len(calls) > 6:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return inner(*arguments)
+
+    population.executor._advance_one = advance
+    message = (
+        r"no memory left. 4 members of \S+ MB.*1 that are kept.*are \S+ MB.*smaller population, a "
+        r"smaller batch size.*mixed_float16.*population_size=4"
+    )
+    with pytest.raises(OutOfMemoryError, match=message) as caught:
+        fit(population)
+    assert isinstance(caught.value.__cause__, tf.errors.ResourceExhaustedError)
+    # What was trained is still there.
+    assert len(population.history) == 1
+    assert np.isfinite(population.best_model().predict(X[:3], verbose=0)).all()
+
+
+def test_other_errors_are_what_they_were():
+    population = Population.from_model(build, 2, 1, seed=0)
+
+    def advance(*arguments):
+        raise Unlucky
+
+    population.executor._advance_one = advance
+    with pytest.raises(Unlucky):
+        fit(population)
