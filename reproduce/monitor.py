@@ -23,7 +23,7 @@ class Monitor(Observer):
         x: (samples, ...) images.
         y: (samples,) labels.
         num_images: How many are drawn for each point, common to all members; None for all.
-        rng: Source of randomness.
+        seed: Seed of the draws; each point has a generator of its own.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Monitor(Observer):
         x: np.ndarray[Any, Any],
         y: np.ndarray[Any, Any],
         num_images: int | None,
-        rng: np.random.Generator,
+        seed: int,
     ) -> None:
         self._path = folder / "curve.json"
-        self._x, self._y, self._num_images, self._rng = x, y, num_images, rng
+        self._x, self._y, self._num_images, self._seed = x, y, num_images, seed
         self._loop: Any = None
         self._noted = 0
         self.points: list[list[float]] = []
@@ -64,7 +64,8 @@ class Monitor(Observer):
         index = np.arange(len(self._x))
         if self._num_images is not None:
             size = min(self._num_images, len(index) - 1)
-            index = self._rng.choice(len(index) - 1, size=size, replace=False)
+            rng = np.random.default_rng([self._seed, loop.iteration])
+            index = rng.choice(len(index) - 1, size=size, replace=False)
         losses: list[float] = []
 
         def score(model: keras.Model) -> None:

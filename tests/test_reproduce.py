@@ -308,12 +308,44 @@ class TestMethods:
         # About ln 10, though the training loss is scaled by multipliers of 1e-4 or so.
         assert 1.5 < result["lowest_val_loss"][0] < 4.0
 
+    @pytest.mark.parametrize("method", [popdescent, esgd])
+    def test_an_interrupted_run_goes_on_as_it_would_have(
+        self, split, tmp_path, monkeypatch, method
+    ):
+        settings = popdescent.Settings(
+            iterations=4, passes=1, batches=2, batch_size=16,
+            fine_tuning_rounds=2, fine_tuning_batches=2, fine_tuning_batch_size=16,
+        )  # fmt: skip
+        if method is esgd:
+            settings = replace(esgd.FASHION_MNIST, generations=4, batch_size=300)
+
+        def run(folder):
+            return method.run(settings, split, tiny, 5, folder, monitor=True)
+
+        whole = run(_made(tmp_path / "whole"))
+        folder = _made(tmp_path / "halted")
+        original = Monitor.iteration_end
+
+        def halt(self, record):
+            original(self, record)
+            if record.iteration == 3:
+                raise RuntimeError("the power is gone")
+
+        monkeypatch.setattr(Monitor, "iteration_end", halt)
+        with pytest.raises(RuntimeError):
+            run(folder)
+        monkeypatch.setattr(Monitor, "iteration_end", original)
+        resumed = run(folder)
+        assert resumed["members"] == whole["members"]
+        assert resumed["all_steps"] == whole["all_steps"]
+        assert resumed["curve"] == whole["curve"]
+
     def test_figure_1s_curve(self, split, tmp_path):
         settings = popdescent.Settings(iterations=3, passes=1, batches=2, batch_size=16)
         result = popdescent.run(settings, split, tiny, 5, tmp_path, monitor=True)
         assert [steps for steps, _ in result["curve"]] == [10, 20, 30]
         assert all(0.0 < loss < 5.0 for _, loss in result["curve"])
-        kept = Monitor(tmp_path, split.x_val, split.y_val, 10, np.random.default_rng(0))
+        kept = Monitor(tmp_path, split.x_val, split.y_val, 10, 0)
         assert kept.points == result["curve"]
 
     def test_esgd(self, split, tmp_path):

@@ -51,6 +51,8 @@ class _Stage:
         self.stepper: Stepper = make_stepper(live.model)
         self.training: Any = None
         self.validation: Any = None
+        # What an executor that trains members at once has compiled for this structure.
+        self.engine: Any = None
 
 
 class SequentialExecutor(Executor):
@@ -66,7 +68,7 @@ class SequentialExecutor(Executor):
         # key of a structure -> its compiled model, the most recently used last
         self._stages: OrderedDict[Hashable, _Stage] = OrderedDict()
         self._resident: int | None = None
-        self._states: list[MemberState] = []
+        self._states: Any = []
         # Members that share an optimizer's step counter (the authors' code): slot -> group.
         self._groups = list(range(size))
         self._counters: dict[int, Any] = {}
@@ -89,13 +91,17 @@ class SequentialExecutor(Executor):
     ) -> list[Report]:
         setup = self._setup
         training = setup.data.training
-        default = training.batch_size or 0
-        sizes = [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
+        sizes = self._batch_sizes(slots, batch_size)
         plan = plan or setup.training
         feeds = training.take(list(slots), num_batches, plan, sizes)
         self._sampler.next_iteration()
         pairs = zip(slots, feeds, strict=True)
         return [self._advance_one(s, f, score, plan.fresh_optimizer) for s, f in pairs]
+
+    def _batch_sizes(self, slots: Sequence[int], batch_size: int | None) -> list[int]:
+        """Return each slot's batch size: the one asked for, or the member's own."""
+        default = self._setup.data.training.batch_size or 0
+        return [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
 
     def _advance_one(self, slot: int, feed: Any, score: bool, fresh_optimizer: bool) -> Report:
         began = time.perf_counter()

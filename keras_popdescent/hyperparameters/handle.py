@@ -108,6 +108,11 @@ class Handle(ABC):
         """The variable that this handle added to the model or optimizer, if it added one."""
         return None if self.scalar is None else self.scalar.variable
 
+    @property
+    def target(self) -> keras.Variable | None:
+        """The variable that `write` changes; None where the handle is not attached."""
+        return self.variable
+
     def _make_variable(self, model: keras.Model) -> keras.Variable:
         # The variable must be part of the model's tracked state: on JAX a step bakes any other
         # variable in as a constant.

@@ -41,6 +41,11 @@ class LearningRateHandle(Handle):
     def write(self, value: float) -> None:
         self.optimizer.learning_rate = value
 
+    @property
+    def target(self) -> keras.Variable | None:
+        variable: keras.Variable = _keras_internals.learning_rate_setting(self.optimizer)
+        return variable
+
     def _install(self, model: keras.Model, scalar: Any) -> None:
         self.write(float(scalar))
 

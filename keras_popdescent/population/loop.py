@@ -21,7 +21,7 @@ from keras_popdescent.population.faults import BuildWatch, is_out_of_memory, out
 from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
-from keras_popdescent.population.state import MemberState, from_arrays, is_finite, to_arrays
+from keras_popdescent.population.state import MemberState, from_arrays, to_arrays
 from keras_popdescent.strategies.base import Offspring, PopulationView, Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -338,19 +338,13 @@ class Loop:
         return replace(view, candidates=[replace(child, score=score) for child, score in pairs])
 
     def _take(self, reports: Sequence[Report]) -> None:
-        for report in reports:
+        finite = self.executor.are_finite([report.slot for report in reports])
+        for report, weights in zip(reports, finite, strict=True):
             member = self.members[report.slot]
-            member.score = report.score if self._is_sound(report) else float("nan")
+            member.score = report.score if weights and _is_sound(report) else float("nan")
             member.gradient_steps += report.gradient_steps
             self._steps += report.gradient_steps
             self._keep(member)
-
-    def _is_sound(self, report: Report) -> bool:
-        """Whether a member has not diverged; an accuracy is a number for weights that are none."""
-        losses = [report.logs[name] for name in ("loss", "val_loss") if name in report.logs]
-        return all(map(math.isfinite, [report.score, *losses])) and is_finite(
-            self.executor.capture(report.slot)
-        )
 
     def _keep(self, member: Member) -> None:
         """Hold on to a member's state if it is among the best ever, one entry a member."""
@@ -521,6 +515,12 @@ class Loop:
             self.executor.capture(member.slot),
             member.gradient_steps,
         )
+
+
+def _is_sound(report: Report) -> bool:
+    """Whether what a member reports is finite; an accuracy is, also where the loss is not."""
+    losses = [report.logs[name] for name in ("loss", "val_loss") if name in report.logs]
+    return all(map(math.isfinite, [report.score, *losses]))
 
 
 def _number(score: float | None) -> float:

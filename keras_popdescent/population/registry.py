@@ -13,6 +13,8 @@ from keras_popdescent.population.loop import Observer
 
 # name of an executor -> what makes one
 EXECUTORS: dict[str, Callable[[], Executor]] = {}
+# name of an executor -> why `"auto"` chooses it here; None where it does not
+CHOSEN: dict[str, Callable[[], str | None]] = {}
 # name of a display -> what makes one, from `verbose`
 DISPLAYS: dict[str, Callable[[int | str], Observer | None]] = {}
 
@@ -29,6 +31,10 @@ def make_executor(executor: str | Executor) -> tuple[Executor, str]:
     if isinstance(executor, Executor):
         return executor, f"{type(executor).__name__} executor, as given"
     if executor == "auto":
+        for name, why in CHOSEN.items():
+            reason = why()
+            if reason is not None:
+                return EXECUTORS[name](), reason
         return EXECUTORS["sequential"](), (
             "sequential executor: members take turns in one compiled model"
         )

@@ -48,6 +48,8 @@ def search_signature(loop: Loop, setup: Setup, seed: int | None) -> dict[str, An
         "data": _data(setup.data),
         "first_values": [dict(values) for values in setup.values],
         "backend": keras.backend.backend(),
+        # They agree but for rounding errors.
+        "executor": type(loop.executor).__name__,
     }
     return dict(json.loads(json.dumps(found, default=_text)))
 

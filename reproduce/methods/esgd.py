@@ -86,7 +86,7 @@ def run(
     # The lowest loss of the population on all 10,000 test images.
     x_all = np.concatenate([split.x_val, split.x_test])
     y_all = np.concatenate([split.y_val, split.y_test])
-    curve = Monitor(folder, x_all, y_all, None, np.random.default_rng([seed, 1]))
+    curve = Monitor(folder, x_all, y_all, None, seed)
     history = population.fit(
         *training,
         validation_data=training if settings.ranked_on == "training" else validation,
@@ -95,6 +95,8 @@ def run(
         iterations=settings.generations,
         batch_size=settings.batch_size,
         observers=[curve] if monitor else [],
+        checkpoint_dir=folder / "search",
+        checkpoint_every=1,
     )
     members = [measure(model, split) for model in population.models()]
     return {

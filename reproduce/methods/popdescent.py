@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_popdescent import ClosingPlan, PopDescent, Population
 from keras_popdescent.strategies.base import Regularization
@@ -120,7 +119,7 @@ def run(
         seed=seed,
     )
     # The lowest loss of the population, after replacement, on 640 validation images.
-    curve = Monitor(folder, split.x_val, split.y_val, 640, np.random.default_rng([seed, 1]))
+    curve = Monitor(folder, split.x_val, split.y_val, 640, seed)
     history = population.fit(
         split.x_train,
         split.y_train,
@@ -129,6 +128,7 @@ def run(
         batches_per_iteration=settings.batches,
         batch_size=settings.batch_size,
         observers=[curve] if monitor else [],
+        checkpoint_dir=folder / "search",
     )
     members = [measure(model, split) for model in population.models()]
     return {

@@ -89,6 +89,20 @@ def set_kernel(value):
 
 
 @pytest.mark.backend
+def test_members_that_train_together():
+    """The vectorized executor looks at all of them in one call."""
+    if keras.backend.backend() != "jax":
+        pytest.skip("JAX only")
+    injects = Injects([1], {2}, set_kernel(np.nan))
+    population = Population.from_model(
+        build, 4, 2, objective="val_accuracy", executor="vectorized", seed=0
+    )
+    third = fit(population, observers=[injects]).iterations()[2]
+    assert [bool(np.isnan(member.score)) for member in third.members] == [False, True, False, False]
+    assert 1 in {birth.slot for birth in third.births}
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("objective", ["val_loss", "val_accuracy", "loss", "accuracy"])
 @pytest.mark.parametrize(
     "change",

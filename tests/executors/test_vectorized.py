@@ -1,0 +1,275 @@
+"""The vectorized executor: the laws of all executors, and the sequential executor's results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from keras_popdescent import ESGD, PopDescent, Population, TrainingPlan
+from keras_popdescent.errors import ArgumentError
+from keras_popdescent.executors import SequentialExecutor
+from keras_popdescent.operators.noise import NoiseSpec
+from keras_popdescent.population import registry
+from keras_popdescent.strategies import Offspring, ScoringPlan
+from keras_popdescent.testing import ExecutorConformance
+from keras_popdescent.testing.executors import FIRST_VALUES
+
+pytestmark = pytest.mark.backend
+needs_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX only")
+
+
+def vectorized(**arguments):
+    from keras_popdescent.executors.vectorized import VectorizedExecutor
+
+    return VectorizedExecutor(**arguments)
+
+
+@needs_jax
+class TestLaws(ExecutorConformance):
+    tolerance = 1e-5
+
+    def make_executor(self):
+        return vectorized()
+
+
+def scanning():
+    """Return an executor as on an accelerator: a scan over the batches, donated buffers."""
+    from keras_popdescent.executors import vectorized as module
+
+    class Executor(module.VectorizedExecutor):
+        def _engine(self, stage):
+            if stage.engine is None:
+                original = module.jax.default_backend
+                module.jax.default_backend = lambda: "gpu"
+                try:
+                    stage.engine = module._Engine(stage.live)
+                finally:
+                    module.jax.default_backend = original
+            return stage.engine
+
+    return Executor()
+
+
+@needs_jax
+class TestAgreement:
+    """Both executors, from equal states with equal batches."""
+
+    suite = ExecutorConformance()
+
+    def pair(self, other=vectorized, **changes):
+        executors = SequentialExecutor(), other()
+        for executor in executors:
+            executor.start(self.suite.make_setup(**changes))
+        return executors
+
+    def compare(self, first, second, slots=range(3)):
+        for slot in slots:
+            one, other = first.capture(slot), second.capture(slot)
+            assert (one.num_plain, one.optimizer_class) == (other.num_plain, other.optimizer_class)
+            pairs = zip(
+                (*one.weights, *one.optimizer), (*other.weights, *other.optimizer), strict=True
+            )
+            for expected, array in pairs:
+                assert expected.dtype == array.dtype
+                np.testing.assert_allclose(array, expected, rtol=2e-4, atol=2e-5)
+
+    @pytest.mark.parametrize(
+        ("other", "kind", "optimizer"),
+        [
+            (vectorized, "none", "inherit"),
+            (vectorized, "scalar", "fresh"),
+            (vectorized, "gaussian", "inherit"),
+            (scanning, "relative", "inherit"),
+        ],
+    )
+    def test_several_iterations(self, other, kind, optimizer):
+        first, second = self.pair(other)
+        offspring = [
+            Offspring(
+                slot, parents, {**FIRST_VALUES[0], "popdescent/learning_rate": 0.03 + slot / 100},
+                NoiseSpec(kind, 0.02, 11 * slot), optimizer,
+            )
+            for slot, parents in ((0, (2,)), (2, (0, 1)))
+        ]  # fmt: skip
+        for iteration in range(3):
+            reports = [executor.advance([0, 1, 2], 5) for executor in (first, second)]
+            for one, other in zip(*reports, strict=True):
+                assert (one.slot, one.gradient_steps) == (other.slot, other.gradient_steps)
+                assert set(one.logs) == set(other.logs)
+                for name, value in one.logs.items():
+                    assert other.logs[name] == pytest.approx(value, rel=2e-4, abs=1e-5)
+                assert other.score == pytest.approx(one.score, rel=2e-4)
+            self.compare(first, second)
+            if iteration < 2:
+                for executor in (first, second):
+                    executor.apply(offspring)
+                self.compare(first, second)
+
+    @pytest.mark.parametrize("batches", ["own", "common", "subset"])
+    @pytest.mark.parametrize("sample", ["whole", "common", "own"])
+    def test_plans(self, batches, sample):
+        first, second = self.pair(
+            training=TrainingPlan(batches, passes=2), scoring=ScoringPlan(sample, 12)
+        )
+        scores = [
+            [report.score for report in executor.advance([0, 1, 2], 4)]
+            for executor in (first, second)
+        ]
+        np.testing.assert_allclose(scores[1], scores[0], rtol=2e-4)
+
+    def test_some_members(self):
+        first, second = self.pair()
+        for slots in ([0, 1, 2], [2], [0, 2], [0, 1, 2]):
+            for executor in (first, second):
+                executor.advance(slots, 3)
+        self.compare(first, second)
+
+    def test_chunks(self):
+        whole, chunked = vectorized(), vectorized(members_at_once=2)
+        for executor in (whole, chunked):
+            executor.start(self.suite.make_setup())
+            executor.advance([0, 1, 2], 5)
+            executor.apply([Offspring(1, (2,), dict(FIRST_VALUES[2]))])
+            executor.advance([0, 1, 2], 5)
+        self.compare(whole, chunked)
+
+    def test_as_many_as_fit_the_memory(self, monkeypatch):
+        from keras_popdescent.executors import vectorized as module
+
+        executor = vectorized()
+        executor.start(self.suite.make_setup())
+        size = executor.capture(0).num_bytes()
+        for limit, expected in ((None, 3), (size * 4 / 0.6 * 2.5, 2), (1, 1)):
+            monkeypatch.setattr(module, "device_memory", lambda limit=limit: limit)
+            assert executor._most_at_once(0) == expected
+
+    def test_batch_sizes_of_their_own(self):
+        values = [{**values, "batch_size": size} for values, size in zip(
+            FIRST_VALUES, (8, 4, 8), strict=True)]  # fmt: skip
+        first, second = self.pair(values=values)
+        for executor in (first, second):
+            reports = executor.advance([0, 1, 2], 6)
+            assert [report.gradient_steps for report in reports] == [6, 6, 6]
+        self.compare(first, second)
+
+    def test_a_family_shares_a_step_counter(self):
+        first, second = self.pair()
+        rule = {"optimizer_state": "fresh_slots"}
+        for executor in (first, second):
+            executor.advance([0, 1, 2], 3)
+            executor.apply([Offspring(1, (2,), dict(FIRST_VALUES[2]), **rule)])
+            executor.advance([0, 1, 2], 3)
+            executor.apply([Offspring(0, (1,), dict(FIRST_VALUES[1]), **rule)])
+            executor.advance([0, 1, 2], 3)
+            executor.apply([Offspring(2, (2,), dict(FIRST_VALUES[0]))])
+            executor.advance([0, 1, 2], 3)
+        self.compare(first, second)
+        assert first.snapshot()["counters"] == second.snapshot()["counters"]
+
+    def test_hooks_are_still_told(self):
+        from keras_popdescent.testing.executors import _Listening
+
+        diary = _Listening(set())
+        executor = vectorized()
+        executor.start(self.suite.make_setup(hooks=diary))
+        executor.advance([0, 1, 2], 3)
+        assert len(diary.heard) == 6
+
+    def test_a_diverged_member_disturbs_nobody(self):
+        first, second = self.pair()
+        for executor in (first, second):
+            executor.advance([0, 1, 2], 2)
+            child = Offspring(1, (1,), {**FIRST_VALUES[1], "popdescent/learning_rate": 1e30})
+            executor.apply([child])
+            reports = executor.advance([0, 1, 2], 3)
+            assert not np.isfinite(reports[1].score)
+            assert np.isfinite([reports[0].score, reports[2].score]).all()
+            executor.apply([replace(child, parents=(0,), values=dict(FIRST_VALUES[1]))])
+            assert np.isfinite(executor.advance([0, 1, 2], 3)[1].score)
+        self.compare(first, second)
+
+
+def build(activation="relu"):
+    layers = [
+        keras.Input((8,)),
+        keras.layers.Dense(16, activation=activation),
+        keras.layers.Dropout(0.2),
+        keras.layers.Dense(3),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    return model
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 8)).astype("float32")
+    return x, (x @ rng.normal(size=(8, 3))).argmax(axis=1)
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    "strategy", [PopDescent(), PopDescent.reference(num_samples=100), ESGD(noise_scale=0.1)]
+)
+def test_a_whole_search_agrees(strategy):
+    x, y = data()
+    histories = []
+    for executor in ("sequential", "vectorized"):
+        population = Population.from_model(
+            build, size=5, strategy=strategy, executor=executor, seed=1
+        )
+        histories.append(
+            population.fit(x, y, validation_split=0.25, iterations=4, batches_per_iteration=6,
+                           batch_size=32, verbose=0)
+        )  # fmt: skip
+        model = population.best_model()
+        loss = model.evaluate(x[300:], y[300:], verbose=0)[0]
+        assert loss == pytest.approx(population.best_score(), rel=1e-4)
+    first, second = histories
+    for one, other in zip(first.records, second.records, strict=True):
+        assert [birth.parents for birth in one.births] == [birth.parents for birth in other.births]
+        for member, twin in zip(one.members, other.members, strict=True):
+            assert twin.score == pytest.approx(member.score, rel=1e-3)
+
+
+@needs_jax
+def test_a_tuner_with_members_of_other_structure(tmp_path):
+    from keras_popdescent import PopDescentTuner
+
+    def hypermodel(hp):
+        model = build(hp.Choice("activation", ["relu", "tanh"]))
+        model.optimizer.learning_rate = hp.Float("learning_rate", 1e-4, 1e-1, sampling="log")
+        return model
+
+    x, y = data()
+    tuner = PopDescentTuner(
+        hypermodel, population_size=4, seed=0, executor="vectorized", directory=tmp_path
+    )
+    tuner.search(x, y, validation_split=0.25, epochs=6, batch_size=32, verbose=0)
+    assert np.isfinite(tuner.oracle.get_best_trials(1)[0].score)
+
+
+@needs_jax
+def test_it_refuses_fewer_than_one_member():
+    with pytest.raises(ArgumentError, match="members_at_once=0"):
+        vectorized(members_at_once=0)
+
+
+@needs_jax
+def test_auto_chooses_it_on_an_accelerator(monkeypatch):
+    from keras_popdescent.executors import vectorized as module
+
+    assert "sequential" in registry.make_executor("auto")[1]
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    executor, note = registry.make_executor("auto")
+    assert isinstance(executor, module.VectorizedExecutor) and "gpu" in note
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="other backends")
+def test_on_other_backends_it_says_what_it_needs():
+    with pytest.raises(ArgumentError, match="KERAS_BACKEND"):
+        registry.make_executor("vectorized")
