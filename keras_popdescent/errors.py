@@ -39,6 +39,10 @@ class DivergedError(PopDescentError, RuntimeError):
     """Every member of the population was non-finite for several iterations in a row."""
 
 
+class OutOfMemoryError(PopDescentError, MemoryError):
+    """The population does not fit into the device's memory."""
+
+
 class ProjectError(PopDescentError, RuntimeError):
     """A project directory holds nothing, or nothing usable, for what was asked."""
 

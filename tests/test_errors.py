@@ -30,6 +30,8 @@ def test_every_error_is_caught_as_one_of_ours(error):
         (errors.TrainingError, RuntimeError),
         (errors.DivergedError, RuntimeError),
         (errors.ProjectError, RuntimeError),
+        (errors.DamagedError, errors.ProjectError),
+        (errors.OutOfMemoryError, MemoryError),
         (errors.MissingExtraError, ImportError),
     ],
 )

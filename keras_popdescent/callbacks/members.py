@@ -160,7 +160,7 @@ class MemberCallbacks(Observer):
             for callback in life.callbacks:
                 callback.set_params(dict(self._params))
                 callback.set_model(model)
-                callback.on_train_begin()
+                callback.on_train_begin({})
             if life.saved is None:
                 self._begin_epoch(life)
             life.go_on()
@@ -168,7 +168,7 @@ class MemberCallbacks(Observer):
     def batch_begin(self, slot: int, model: keras.Model) -> None:
         """Announce a batch."""
         for callback in self._lives[slot].callbacks:
-            callback.on_train_batch_begin(self._lives[slot].batch)
+            callback.on_train_batch_begin(self._lives[slot].batch, {})
 
     def batch_end(self, slot: int, model: keras.Model, logs: Mapping[str, float]) -> None:
         """Announce the end of a batch."""
@@ -198,7 +198,7 @@ class MemberCallbacks(Observer):
         life.epoch = life.steps // self._steps_per_epoch
         life.batch = 0
         for callback in life.callbacks:
-            callback.on_epoch_begin(life.epoch)
+            callback.on_epoch_begin(life.epoch, {})
 
     def _end(self, slot: int) -> None:
         life = self._lives.pop(slot)

@@ -182,6 +182,9 @@ class SequentialExecutor(Executor):
         self._newborn.add(slot)
         self._resident = None
 
+    def prepare(self, values: Values) -> None:
+        self._stage(values)
+
     def apply(self, offspring: Sequence[Offspring]) -> None:
         for child in offspring:
             self._check_shapes(child)

@@ -24,7 +24,7 @@ from keras_popdescent.executors.sequential import SequentialExecutor, _Stage
 from keras_popdescent.population.executor import Report
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
-from keras_popdescent.population.state import MemberState, capture
+from keras_popdescent.population.state import MemberState, capture, is_finite
 from keras_popdescent.strategies.base import Offspring, TrainingPlan
 
 Stack = list[jax.Array]
@@ -217,6 +217,10 @@ class VectorizedExecutor(SequentialExecutor):
             self._store.write(list(slots), newborn, indices, columns)
         self._newborn.difference_update(newborn)
 
+    def are_finite(self, slots: Sequence[int]) -> list[bool]:
+        found = self._store.finite()
+        return [found[slot] for slot in slots]
+
     def apply(self, offspring: Sequence[Offspring]) -> None:
         slots = self._store.whole()
         keys = {self._setup.blueprint.structure_key(values) for values in self._values}
@@ -237,6 +241,16 @@ class VectorizedExecutor(SequentialExecutor):
             self._groups[child.slot] = groups[child.parents[0]] if shares else self._new_group()
             self._newborn.add(child.slot)
         self._resident = None
+
+
+@jax.jit
+def _rows_finite(tensors: Stack) -> jax.Array:
+    """Return (members,) bools: whether all numbers of a member are finite."""
+    # Of integers, all are.
+    flags = [
+        jnp.all(jnp.isfinite(tensor).reshape(tensor.shape[0], -1), axis=1) for tensor in tensors
+    ]
+    return jnp.all(jnp.stack(flags), axis=0)
 
 
 class States:
@@ -285,6 +299,16 @@ class States:
             if len(slots) == len(self):
                 return list(slots)
         return None
+
+    def finite(self) -> dict[int, bool]:
+        """Return by slot whether all weights are finite; a stack is looked at in one call."""
+        found: dict[int, bool] = {}
+        for slots, stack in self._stacks.items():
+            weights = stack[: self._frames[slots[0]].num_plain[0]]
+            rows = np.asarray(_rows_finite(weights))
+            found.update(zip(slots, map(bool, rows), strict=True))
+        # Where a member is on its own too, that is the newer one.
+        return {**found, **{slot: is_finite(state) for slot, state in self._loose.items()}}
 
     def stacked(self, slots: Sequence[int]) -> Stack:
         """Return the states of some slots as one stack, in that order."""

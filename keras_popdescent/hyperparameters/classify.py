@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters import _keras_internals
 from keras_popdescent.hyperparameters.binding import find_handles
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
@@ -104,13 +105,19 @@ def classify(
     for name, moves in probes.items():
         seen = []
         for values, reference in moves:
-            result = (values, fingerprint(build(values)))
+            try:
+                result = (values, fingerprint(build(values)))
+            except PopDescentError:
+                raise
+            except Exception:
+                # A member with such values will cost its birth; the kind shows in the other probes.
+                continue
             if reference == name:
                 # The first probe of a conditional hyperparameter opens its scope.
                 seen.append((fingerprints.setdefault(name, result), result))
-            else:
+            elif reference in fingerprints:
                 seen.append((fingerprints[reference], result))
-        found[name] = _compare(name, seen)
+        found[name] = _compare(name, seen) if seen else Classification("rebuild")
     return separate(found)
 
 

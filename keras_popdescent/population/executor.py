@@ -17,7 +17,7 @@ import numpy as np
 from keras_popdescent.data import SearchData
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.objective import Objective
-from keras_popdescent.population.state import MemberState
+from keras_popdescent.population.state import MemberState, is_finite
 from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
 from keras_popdescent.strategies.space import Values
 
@@ -139,6 +139,9 @@ class Executor(ABC):
             ObjectiveError: If the objective is not measured on validation data alone.
         """
 
+    def prepare(self, values: Values) -> None:  # noqa: B027
+        """Make ready what a member of these values needs; raises what its build function raises."""
+
     @abstractmethod
     def apply(self, offspring: Sequence[Offspring]) -> None:
         """Replace members; parents are read before anything is written."""
@@ -146,6 +149,10 @@ class Executor(ABC):
     @abstractmethod
     def capture(self, slot: int) -> MemberState:
         """Return a member's state; it does not change when the member goes on."""
+
+    def are_finite(self, slots: Sequence[int]) -> list[bool]:
+        """Return for each of the slots whether all weights of its member are finite."""
+        return [is_finite(self.capture(slot)) for slot in slots]
 
     @abstractmethod
     def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:

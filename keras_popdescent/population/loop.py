@@ -17,6 +17,7 @@ from keras_popdescent.history import BirthRecord, History, IterationRecord, Memb
 from keras_popdescent.operators.fitness import fitness
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.faults import BuildWatch, is_out_of_memory, out_of_memory
 from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
@@ -43,6 +44,8 @@ class Settings:
         deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
         max_gradient_steps: No iteration begins after so many of the whole population; None for no
             end.
+        max_failed_builds: So many members in a row whose model cannot be built end the search; None
+            for no end.
     """
 
     population_size: int
@@ -54,6 +57,7 @@ class Settings:
     last_batches: int | None = None
     deadline: float | None = None
     max_gradient_steps: int | None = None
+    max_failed_builds: int | None = 3
 
     def batches_at(self, iteration: int) -> int:
         """Return the number of batches of an iteration, counted from 0."""
@@ -149,6 +153,7 @@ class Loop:
         self._steps = 0
         self._began = 0.0
         self._diverged_iterations = 0
+        self._builds = BuildWatch(settings.max_failed_builds)
 
     def first_values(self, given: Sequence[Values] = ()) -> list[Values]:
         """Return the first members' values: those given, then the strategy's own.
@@ -184,7 +189,7 @@ class Loop:
                     objective=self.objective.name,
                 )
             )
-        self.executor.start(setup)
+        self._builds.start(self.executor, setup, self._rng)
         self._began = time.perf_counter()
         if restore is None:
             self._first_members(setup)
@@ -214,6 +219,7 @@ class Loop:
             "num_born": self._num_born,
             "gradient_steps": self._steps,
             "diverged_iterations": self._diverged_iterations,
+            "failed_builds": self._builds.failures,
             "seconds": last,
             "rng": self._rng.bit_generator.state,
             "members": [asdict(member) for member in self.members],
@@ -230,6 +236,7 @@ class Loop:
         self._num_born = int(state["num_born"])
         self._steps = int(state["gradient_steps"])
         self._diverged_iterations = int(state["diverged_iterations"])
+        self._builds.failures = int(state["failed_builds"])
         self._began = time.perf_counter() - float(state["seconds"])
         self._rng.bit_generator.state = state["rng"]
         self.members = [
@@ -279,6 +286,11 @@ class Loop:
             self._save(last=True)
         except KeyboardInterrupt:
             self.interrupted = True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            size, kept = len(self.members), len(self.kept)
+            raise out_of_memory(self.executor, size, kept) from error
         finally:
             self.end()
 
@@ -325,7 +337,9 @@ class Loop:
         self._take(reports)
         view = self._with_candidates(self._view())
         records = self._member_records(view, {report.slot: report for report in reports})
-        offspring = self.strategy.evolve(view, self._rng)
+        offspring = self._builds.offspring(
+            self.executor, self.strategy.evolve(view, self._rng), view.values
+        )
         newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
         record = self._record(records, tuple(birth for _, birth in newborn))
         self._replace(offspring, [member for member, _ in newborn])
@@ -342,9 +356,10 @@ class Loop:
         return replace(view, candidates=[replace(child, score=score) for child, score in pairs])
 
     def _take(self, reports: Sequence[Report]) -> None:
-        for report in reports:
+        finite = self.executor.are_finite([report.slot for report in reports])
+        for report, weights in zip(reports, finite, strict=True):
             member = self.members[report.slot]
-            member.score = report.score
+            member.score = report.score if weights and _is_sound(report) else float("nan")
             member.gradient_steps += report.gradient_steps
             self._steps += report.gradient_steps
             self._keep(member)
@@ -518,6 +533,12 @@ class Loop:
             self.executor.capture(member.slot),
             member.gradient_steps,
         )
+
+
+def _is_sound(report: Report) -> bool:
+    """Whether what a member reports is finite; an accuracy is, also where the loss is not."""
+    losses = [report.logs[name] for name in ("loss", "val_loss") if name in report.logs]
+    return all(map(math.isfinite, [report.score, *losses]))
 
 
 def _number(score: float | None) -> float:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters.classify import fingerprint
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Setup
@@ -47,6 +48,8 @@ def search_signature(loop: Loop, setup: Setup, seed: int | None) -> dict[str, An
         "data": _data(setup.data),
         "first_values": [dict(values) for values in setup.values],
         "backend": keras.backend.backend(),
+        # They agree but for rounding errors.
+        "executor": type(loop.executor).__name__,
     }
     return dict(json.loads(json.dumps(found, default=_text)))
 
@@ -65,7 +68,13 @@ def _dimension(dimension: Dimension) -> dict[str, Any]:
 
 def _model(blueprint: Blueprint, values: Values) -> dict[str, Any]:
     with borrowed_globals(0):
-        found = fingerprint(blueprint.build(values))
+        try:
+            found = fingerprint(blueprint.build(values))
+        except PopDescentError:
+            raise
+        except Exception as error:
+            # The first member cannot be built and will get other values.
+            return {"raises": type(error).__name__}
     return {
         "weights": found.shapes,
         "structure": _as_dicts(found.structure),

@@ -147,6 +147,17 @@ def to_numpy(state: MemberState) -> MemberState:
     return replace(state, weights=convert(state.weights), optimizer=convert(state.optimizer))
 
 
+def is_finite(state: MemberState) -> bool:
+    """Whether all weights are finite: not those of the optimizer, which may hold what it masks."""
+    sums = [
+        # 0 * w is NaN where w is not finite; a sum of them overflows nowhere.
+        keras.ops.cast(keras.ops.sum(keras.ops.multiply(weight, 0)), "float32")
+        for weight in state.weights[: state.num_plain[0]]
+        if hasattr(weight, "dtype") and "float" in keras.backend.standardize_dtype(weight.dtype)
+    ]
+    return not sums or bool(np.isfinite(keras.ops.convert_to_numpy(sum(sums[1:], sums[0]))))
+
+
 def to_arrays(state: MemberState) -> dict[str, Any]:
     """Return the state as a dict of NumPy arrays, numbers and strings, for a snapshot."""
     return dict(vars(to_numpy(state)))

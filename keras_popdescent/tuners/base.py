@@ -729,6 +729,7 @@ class _Run(Observer):
             max_gradient_steps=per_execution(tuner.max_gradient_steps, tuner.executions_per_trial),
             max_births=limit,
             num_kept=tuner.population_size,
+            max_failed_builds=getattr(tuner, "max_consecutive_failed_trials", 3),
         )
         path = None
         if self._checkpoints is None:

@@ -70,8 +70,10 @@ class PopDescentTuner(PopulationTuner):
         allow_new_entries: As for `RandomSearch`.
         max_retries_per_trial: How often a call of overridden training is tried again. Defaults to
             0. Without overridden training a member is never retried, it is replaced.
-        max_consecutive_failed_trials: After so many failed calls of overridden training in a row
-            the search ends with an error. Defaults to 3.
+        max_consecutive_failed_trials: So many members in a row whose model `build_model` cannot
+            build (it raises), or failed calls of overridden training, end the search; fewer cost a
+            member its new values each. Defaults to 3. Members that diverge do not count; they are
+            replaced.
         **kwargs: Arguments of `keras_tuner.Tuner`: `executions_per_trial` (independent populations
             with different seeds; the best is kept), `directory`, `project_name`, `overwrite`,
             `tuner_id`, `optimizer`, `loss`, `metrics`, `max_model_size` (first members with larger
