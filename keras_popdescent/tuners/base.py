@@ -499,6 +499,16 @@ class PopulationTuner(keras_tuner.Tuner):
         print("Kinds")
         for name, kind, controls in kind_table(blueprint.space, blueprint.kinds):
             print(f"{name}: {kind}{f' ({controls})' if controls else ''}")
+        if self._blueprint is None and not self._has_weights(blueprint):
+            print(
+                "The model has no weights before its first batch: which hyperparameters decide "
+                "shapes (structural) is known once `search` has seen the data."
+            )
+
+    @staticmethod
+    def _has_weights(blueprint: Blueprint) -> bool:
+        values = blueprint.complete(blueprint.space.defaults())
+        return bool(blueprint.build_seeded(values, 0).built)
 
     @property
     def history(self) -> History:

@@ -25,13 +25,18 @@ def result_rows(executions: Executions) -> list[dict[str, Any]]:
     rows = []
     for number, (history, trials) in enumerate(executions):
         births = history.births()
-        logs = {m.member_id: (r.iteration, m) for r in history.iterations() for m in r.members}
+        # A member that has stopped reports nothing any more.
+        logs = {
+            member.member_id: dict(member.logs)
+            for record in history.iterations()
+            for member in record.members
+            if member.logs
+        }
         born = {b.member_id: r.iteration for r in history for b in r.births}
         for row in history.member_table():
             member_id = row["member_id"]
             values = births[member_id].values
             parent = row["parents"][0] if row["parents"] else None
-            last = logs.get(member_id)
             rows.append(
                 {
                     "trial_id": trials.get(member_id),
@@ -45,7 +50,7 @@ def result_rows(executions: Executions) -> list[dict[str, Any]]:
                     "gradient_steps": row["gradient_steps"],
                     "best_score": row["best_score"],
                     "score": row["score"],
-                    **({} if last is None else dict(last[1].logs)),
+                    **logs.get(member_id, {}),
                     **values,
                 }
             )

@@ -279,6 +279,21 @@ def test_nothing_live_declared_mutates_the_models_own_values(tmp_path, data, cap
     assert quiet._blueprint.space.names() == ["units"]
 
 
+def test_search_space_summary_says_what_it_cannot_know_yet(tmp_path, capsys):
+    def build(hp, layers=()):
+        units = hp.Int("units", 4, 8)
+        model = keras.Sequential([*layers, keras.layers.Dense(units), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        return model
+
+    make(build, tmp_path / "unbuilt").search_space_summary()
+    said = capsys.readouterr().out
+    assert "units: rebuild" in said and "once `search` has seen the data" in said
+    make(lambda hp: build(hp, [keras.Input((3,))]), tmp_path / "built").search_space_summary()
+    said = capsys.readouterr().out
+    assert "units: structural" in said and "has seen the data" not in said
+
+
 def test_search_space_summary_shows_the_kinds(tmp_path, capsys):
     def build(hp):
         model = keras.Sequential([keras.layers.Input((8,))])

@@ -31,6 +31,24 @@ def searched(tmp_path_factory, data):
     return tuner, result
 
 
+def test_a_stopped_members_row_has_what_it_reported_last(tmp_path, data):
+    def stop(member):
+        # The first member stops at once.
+        stopping = keras.callbacks.LambdaCallback()
+        if member.member_id == 0:
+            stopping.on_epoch_end = lambda epoch, logs: setattr(
+                stopping.model, "stop_training", True
+            )
+        return stopping
+
+    tuner = make(tmp_path, iterations=6, batches_per_iteration=8)
+    tuner.search(*data, **FIT, callbacks=[stop])
+    rows = tuner.results_dataframe()
+    row = rows[rows["member_id"] == 0].iloc[0]
+    assert row["iterations"] < 6 or row["gradient_steps"] < 48
+    assert math.isfinite(row["val_loss"])
+
+
 class TestResult:
     def test_the_numbers(self, searched):
         tuner, result = searched
