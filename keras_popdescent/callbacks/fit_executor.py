@@ -23,7 +23,7 @@ from keras_popdescent.population.blueprint import Blueprint, own_targets
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
-from keras_popdescent.population.state import MemberState, capture, inherit, restore
+from keras_popdescent.population.state import MemberState, capture, child_state, inherit, restore
 from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -153,7 +153,7 @@ class FitExecutor(Executor):
         scores = []
         for child in candidates:
             # Whatever its seed: nothing is drawn while a model is scored.
-            restore(self.live, self._child_state(child, self._states, seed=0))
+            restore(self.live, child_state(child, self._states, self.live, self._fresh, 0))
             self.live.write_values(child.values)
             scores.append(self._objective.score(self.score(child.slot)))
         restore(self.live, before)
@@ -164,19 +164,9 @@ class FitExecutor(Executor):
         for child, seed in zip(offspring, self._seeds.spawn(len(offspring)), strict=True):
             self._values[child.slot] = dict(child.values)
             self._newborn.add(child.slot)
-            self._states[child.slot] = self._child_state(child, before, integer_seed(seed))
-
-    def _child_state(
-        self, child: Offspring, states: Sequence[MemberState], seed: int
-    ) -> MemberState:
-        return inherit(
-            [states[parent] for parent in child.parents],
-            self.live,
-            optimizer=child.optimizer_state,
-            fresh=self._fresh,
-            seed=seed,
-            noise=child.weight_noise,
-        )
+            self._states[child.slot] = child_state(
+                child, before, self.live, self._fresh, integer_seed(seed)
+            )
 
     def capture(self, slot: int) -> MemberState:
         return self._states[slot]

@@ -30,6 +30,7 @@ from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import (
     MemberState,
     capture,
+    child_state,
     from_arrays,
     inherit,
     restore,
@@ -168,7 +169,7 @@ class SequentialExecutor(Executor):
         self._check_shapes(child)
         stage = self._stage(child.values)
         # Whatever its seed: nothing is drawn while a model is scored.
-        restore(stage.live, _child_state(child, self._states, stage, seed=0))
+        restore(stage.live, child_state(child, self._states, stage.live, stage.fresh, seed=0))
         stage.live.write_values(child.values)
         self._resident = None
         logs = {f"val_{name}": value for name, value in self._score(child.slot, stage).items()}
@@ -195,7 +196,9 @@ class SequentialExecutor(Executor):
         for child, seed in zip(offspring, seeds, strict=True):
             self._values[child.slot] = dict(child.values)
             stage = self._stage(child.values)
-            self._states[child.slot] = _child_state(child, states, stage, integer_seed(seed))
+            self._states[child.slot] = child_state(
+                child, states, stage.live, stage.fresh, integer_seed(seed)
+            )
             shares = child.optimizer_state == "fresh_slots"
             self._groups[child.slot] = groups[child.parents[0]] if shares else self._new_group()
             self._newborn.add(child.slot)
@@ -348,20 +351,6 @@ class SequentialExecutor(Executor):
         custom = type(stage.live.model).train_step is not keras.Model.train_step
         if missing and not custom:
             self._setup.objective.score(dict.fromkeys(names, 0.0))
-
-
-def _child_state(
-    child: Offspring, states: Sequence[MemberState], stage: _Stage, seed: int
-) -> MemberState:
-    """Return a child's state, made from its parents' among `states`."""
-    return inherit(
-        [states[parent] for parent in child.parents],
-        stage.live,
-        optimizer=child.optimizer_state,
-        fresh=stage.fresh,
-        seed=seed,
-        noise=child.weight_noise,
-    )
 
 
 def _reported(model: keras.Model) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.strategies.base import Offspring
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,28 @@ def swapped_in(live: LiveModel, state: MemberState) -> Iterator[LiveModel]:
         yield live
     finally:
         restore(live, before)
+
+
+def child_state(
+    child: Offspring, states: Sequence[MemberState], live: LiveModel, fresh: MemberState, seed: int
+) -> MemberState:
+    """Return the state of a child whose parents are among `states`, see `inherit`.
+
+    Args:
+        child: What it is to be.
+        states: The members' states by slot, before the replacement.
+        live: The child's live model.
+        fresh: A state of it with an optimizer as just built.
+        seed: Seed of its dropout layers and the like.
+    """
+    return inherit(
+        [states[parent] for parent in child.parents],
+        live,
+        optimizer=child.optimizer_state,
+        fresh=fresh,
+        seed=seed,
+        noise=child.weight_noise,
+    )
 
 
 def inherit(
