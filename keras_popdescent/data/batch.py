@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import check_number
 from keras_popdescent.errors import DataError, describe
 
 # (x,), (x, y) or (x, y, sample_weight); each a nested structure of arrays (batch, ...)
@@ -81,6 +82,29 @@ def length(value: Any) -> int:
             )
         )
     return int(lengths.pop())
+
+
+def check_class_weight(weights: Any) -> None:
+    """Refuse class weights that are no numbers by class; None passes.
+
+    Raises:
+        DataError: Saying what came.
+    """
+    if weights is None:
+        return
+    known = isinstance(weights, Mapping) and all(
+        isinstance(label, int | np.integer) and not isinstance(label, bool) for label in weights
+    )
+    if not known or not weights:
+        raise DataError(
+            describe(
+                "`class_weight` is no weight by class.",
+                "Expected a dict such as {0: 1.0, 1: 5.0}.",
+                class_weight=weights,
+            )
+        )
+    for label, weight in weights.items():
+        check_number(f"class_weight[{label}]", weight, 0.0, none=False)
 
 
 def class_weights(y: Any, weights: Mapping[int, float]) -> Any:

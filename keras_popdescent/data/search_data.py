@@ -10,10 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import check_flag, check_number, check_whole
 from keras_popdescent.data.arrays import ArrayBatches
 from keras_popdescent.data.batch import (
     Batch,
     as_batch,
+    check_class_weight,
     check_finite,
     check_labels,
     class_weights,
@@ -70,6 +72,16 @@ def prepare(
     """
     if x is None:
         raise DataError(describe("There is no training data.", fix="Pass `x`, and `y` with it."))
+    for name, number in (
+        ("batch_size", batch_size),
+        ("validation_batch_size", validation_batch_size),
+        ("validation_steps", validation_steps),
+        ("steps_per_epoch", steps_per_epoch),
+    ):
+        check_whole(name, number)
+    check_flag("shuffle", shuffle)
+    check_number("validation_split", validation_split, 0.0, 1.0)
+    check_class_weight(class_weight)
     if class_weight is not None and sample_weight is not None:
         raise DataError(
             describe("`class_weight` and `sample_weight` cannot both be given.", fix="Pass one.")
@@ -98,15 +110,13 @@ def prepare(
         training,
         prepare_validation(validation_data, validation_steps),
         _batch_size(batch_size if validation_batch_size is None else validation_batch_size),
-        steps_per_epoch or training.steps_per_epoch(),
+        check_whole("steps_per_epoch", steps_per_epoch) or training.steps_per_epoch(),
     )
 
 
 def _batch_size(batch_size: int | None) -> int:
     if batch_size is None:
         return DEFAULT_BATCH_SIZE
-    if int(batch_size) < 1:
-        raise DataError(describe("The batch size must be at least 1.", batch_size=batch_size))
     return int(batch_size)
 
 

@@ -283,6 +283,7 @@ class SequentialExecutor(Executor):
         live = LiveModel(setup.blueprint, values, seed, batch, full=key not in self._stages)
         if setup.initial_weights is not None:
             weights = [v for v in live.model.weights if id(v) not in _live_ids(live)]
+            _check_weights(weights, setup.initial_weights)
             for variable, weight in zip(weights, setup.initial_weights, strict=True):
                 variable.assign(weight)
         state = capture(live)
@@ -378,3 +379,17 @@ def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:
     return ValidationSampler(
         data.validation, data.validation_batch_size, setup.scoring, seed, len(setup.values)
     )
+
+
+def _check_weights(variables: Sequence[keras.Variable], weights: Sequence[Any]) -> None:
+    """Refuse initial weights that are not the model's."""
+    expected = [tuple(variable.shape) for variable in variables]
+    given = [np.shape(weight) for weight in weights]
+    if given != expected:
+        raise ArgumentError(
+            describe(
+                "The initial weights do not fit the model.",
+                f"Expected arrays of the shapes {expected}, as `model.get_weights()` returns them.",
+                initial_weights=given,
+            )
+        )

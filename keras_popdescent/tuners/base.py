@@ -20,6 +20,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 
+from keras_popdescent.arguments import check_seed
 from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import prepare
@@ -35,13 +36,13 @@ from keras_popdescent.population.budget import (
     share_of_deadline,
 )
 from keras_popdescent.population.checkpointing import Checkpoints
+from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.population import (
     check_objective,
-    check_sizes,
     default_elites,
     scoring_plan,
 )
@@ -49,6 +50,11 @@ from keras_popdescent.population.registry import make_display, make_executor
 from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
+from keras_popdescent.tuners.arguments import (
+    check_arguments,
+    check_keras_tuner,
+    check_objective_form,
+)
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
 from keras_popdescent.tuners.building import (
     build_hypermodel,
@@ -103,13 +109,15 @@ class PopulationOracle(keras_tuner.Oracle):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_objective_form(objective)
+        check_seed(seed)
         super().__init__(
             objective="val_loss" if objective is None else objective,
             max_trials=max_trials,
-            seed=seed,
+            # For None and 0 KerasTuner would draw one from Python's global generator.
+            seed=1,
             **kwargs,
         )
-        # KerasTuner draws a seed for both None and 0.
         self.seed = seed
         self._next_values: Values = {}
 
@@ -178,6 +186,8 @@ class PopulationTuner(keras_tuner.Tuner):
         checkpoint_every: Iterations from one snapshot to the next; None for as often as takes no
             more than about a twentieth of the time.
         max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes.
+        deterministic: Whether the backend is to use only operations that give the same result
+            twice.
         **kwargs: Arguments of `keras_tuner.Tuner`.
     """
 
@@ -201,14 +211,17 @@ class PopulationTuner(keras_tuner.Tuner):
         checkpoint: bool = True,
         checkpoint_every: int | None = None,
         max_disk_mb: float | None = None,
+        deterministic: bool = False,
         **kwargs: Any,
     ) -> None:
-        check_sizes(population_size, num_elites)
+        check_arguments(locals())
+        check_keras_tuner(kwargs)
         refuse_chief()
         self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
         if kwargs.get("overwrite"):
             name = kwargs.get("project_name") or "untitled_project"
             refuse_if_in_use(os.path.join(str(kwargs.get("directory") or "."), name))
+        self.deterministic = deterministic
         limit = self.max_births = oracle.max_trials
         if limit is not None:
             # Each execution has as many births: RandomSearch trains so many models, too.
@@ -276,6 +289,8 @@ class PopulationTuner(keras_tuner.Tuner):
             ProjectError: If another process uses the project directory, or it holds a search that
                 differs from this one (the message shows in what) or cannot be read.
         """
+        if self.deterministic:
+            make_deterministic()
         own = overridden(self, PopulationTuner)
         if own is not None:
             return search_with_own_training(self, _Run, own, fit_args, fit_kwargs, heldout_data)

@@ -40,9 +40,8 @@ from keras_popdescent.population.blueprint import (
 )
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
-from keras_popdescent.strategies.space import Kind, SearchSpace, Value, Values
+from keras_popdescent.strategies.space import KINDS, SearchSpace, Value, Values
 
-KINDS: tuple[Kind, ...] = ("live", "rebuild", "structural")
 # What a user may bind a hyperparameter to: a kind, the path of a handle, or a binding's maker.
 UserBinding = str | Binding | Callable[[], Binding]
 
