@@ -43,7 +43,7 @@ def to_numpy(value: Any) -> Any:
     """
 
     def convert(leaf: Any) -> Any:
-        array = np.asarray(
+        array = _as_array(
             leaf if not keras.ops.is_tensor(leaf) else keras.ops.convert_to_numpy(leaf)
         )
         if array.dtype.kind == "f":
@@ -53,8 +53,40 @@ def to_numpy(value: Any) -> Any:
     if value is None or hasattr(value, "to_numpy"):
         return None if value is None else convert(value.to_numpy())
     if isinstance(value, list) and value and not hasattr(value[0], "shape"):
-        return convert(np.asarray(value))
+        return convert(_as_array(value))
     return keras.tree.map_structure(convert, value)
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    """Return an array of numbers or words.
+
+    Raises:
+        DataError: For what is none, such as rows of different lengths.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and not _holds_words(array):
+            # Numbers that came as objects: frames of mixed columns hold such.
+            array = array.astype(keras.config.floatx())
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            describe(
+                "The data is no array of numbers.",
+                "Expected the same number of values in each row, and no gaps.",
+                type=type(value).__name__,
+                reason=str(error)[:200],
+            )
+        ) from error
+    if array.dtype.kind in "mM":
+        raise DataError(
+            describe(
+                "The data holds points in time.",
+                "Expected numbers.",
+                "Convert them, to seconds for example.",
+                dtype=str(array.dtype),
+            )
+        )
+    return array
 
 
 def length(value: Any) -> int:
