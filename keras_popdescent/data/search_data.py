@@ -222,7 +222,7 @@ def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batc
         return batches
     parts = as_batch(data)
     arrays = _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
-    check_finite(_head(arrays), "validation")
+    check_finite(head(arrays), "validation")
     return arrays
 
 
@@ -251,6 +251,7 @@ def _collect(data: Any, steps: int | None) -> list[Batch]:
     return batches
 
 
-def _head(arrays: Batch) -> Batch:
+def head(arrays: Batch) -> Batch:
+    """Return the first samples of arrays, as a batch."""
     batch: Batch = keras.tree.map_structure(lambda array: array[:DEFAULT_BATCH_SIZE], arrays)
     return batch

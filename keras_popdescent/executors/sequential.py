@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.data.search_data import head
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.executors.scoring import ValidationSampler
 from keras_popdescent.executors.stepping import Stepper, make_stepper
@@ -25,7 +26,7 @@ from keras_popdescent.hyperparameters import BATCH_SIZE
 from keras_popdescent.operators.noise import NO_NOISE
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.export import export_model
-from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.live_model import LiveModel, check_takes
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import (
     MemberState,
@@ -76,6 +77,7 @@ class SequentialExecutor(Executor):
         self._newborn: set[int] = set()
         for slot, values in enumerate(self._values):
             self._states.append(self._first_state(slot, values))
+        self._check_validation()
         self._check_objective()
         verify_bindings(self._stage(self._values[0]), setup)
         self._resident = None
@@ -184,6 +186,9 @@ class SequentialExecutor(Executor):
 
     def prepare(self, values: Values) -> None:
         self._stage(values)
+        if self._setup.blueprint.computed_paths(values):
+            # They are read off a model that is built for these very values.
+            self._setup.blueprint.computed_values(values)
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
         for child in offspring:
@@ -233,6 +238,17 @@ class SequentialExecutor(Executor):
         self._sampler = _sampler(setup, score_seed)
         for stage in self._stages.values():
             stage.training = stage.validation = None
+
+    def _check_validation(self) -> None:
+        """Refuse validation data that the model does not take, before any training."""
+        data = self._setup.data
+        if data.validation is None:
+            return
+        whole = data.validation
+        first = whole[0] if isinstance(whole, list) else head(whole)
+        if _types(first) != _types(data.training.first_batch()):
+            live = self._stage(self._values[0]).live
+            check_takes(live.model, first, "validation data")
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
         batch = self._setup.data.training.first_batch()
@@ -379,6 +395,11 @@ def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:
     return ValidationSampler(
         data.validation, data.validation_batch_size, setup.scoring, seed, len(setup.values)
     )
+
+
+def _types(batch: Any) -> list[tuple[Any, ...]]:
+    """Return the shape of a sample and the type of each array in a batch."""
+    return [(tuple(leaf.shape[1:]), str(leaf.dtype)) for leaf in keras.tree.flatten(batch)]
 
 
 def _check_weights(variables: Sequence[keras.Variable], weights: Sequence[Any]) -> None:

@@ -191,13 +191,20 @@ class Checkpoints:
     def _compare(self, saved: dict[str, Any], given: dict[str, Any]) -> None:
         lines = differences(saved, given)
         if lines:
-            self._refuse(lines)
+            hint = ""
+            if saved.get("executor") != given.get("executor"):
+                name = str(saved.get("executor")).removesuffix("Executor").lower()
+                hint = (
+                    "Executors agree but for rounding errors, so a search keeps its own: "
+                    f'pass `executor="{name}"` to go on ("auto" chooses by backend and device).'
+                )
+            self._refuse(lines, hint)
 
-    def _refuse(self, lines: list[str]) -> None:
+    def _refuse(self, lines: list[str], hint: str = "") -> None:
         raise ProjectError(
             describe(
                 "The directory holds a search that differs from this one.",
-                f"Changed: {listing(lines)}.",
+                f"Changed: {listing(lines)}." + (f" {hint}" if hint else ""),
                 "Pass what it began with to go on with it, or begin anew in another directory.",
                 directory=str(self.plan.directory),
             )

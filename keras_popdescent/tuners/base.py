@@ -38,6 +38,7 @@ from keras_popdescent.population.budget import (
 from keras_popdescent.population.checkpointing import Checkpoints
 from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
+from keras_popdescent.population.export import build_plain
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
@@ -585,7 +586,7 @@ class PopulationTuner(keras_tuner.Tuner):
             )
         values = dict(trial.hyperparameters.values)
         blueprint = self._blueprint or self._make_blueprint(None)
-        model = blueprint.build(values)
+        model = build_plain(blueprint, values, lambda: blueprint.build(values), ())
         if not model.built:
             # Its weights appear with the first batch: the shapes that it had are beside them.
             config = Path(self._weights_path(trial.trial_id)).with_name(BUILD_CONFIG)
@@ -648,11 +649,20 @@ class PopulationTuner(keras_tuner.Tuner):
             if kept.state.num_plain == (0, 0):
                 continue  # the user's own training has left no Keras model
             model = run.loop.executor.export(kept.values, kept.state)
-            path = Path(self._weights_path(run.trials[kept.member_id].trial_id))
+            trial_id = run.trials[kept.member_id].trial_id
+            tolerant(partial(self._write_model, model, trial_id), "the best member's weights")
+        self.save()
+
+    def _write_model(self, model: keras.Model, trial_id: str) -> None:
+        path = Path(self._weights_path(trial_id))
+        try:
             model.save_weights(path)
             config = json.dumps(model.get_build_config())
             path.with_name(BUILD_CONFIG).write_text(config, encoding="utf-8")
-        self.save()
+        except OSError:
+            # Half of it would be taken for a saved model.
+            path.unlink(missing_ok=True)
+            raise
 
 
 class _Run(Observer):
