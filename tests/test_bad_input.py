@@ -17,7 +17,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from keras_popdescent import (
@@ -54,6 +54,8 @@ def tries(number: int):
         derandomize=EXAMPLES is None,
         database=None,
         suppress_health_check=list(HealthCheck),
+        # A failing case with real models would be made smaller for minutes.
+        phases=[Phase.explicit, Phase.generate],
     )
 
 

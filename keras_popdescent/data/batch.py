@@ -207,3 +207,8 @@ def check_finite(batch: Batch, what: str) -> None:
                         of=array.size,
                     )
                 )
+
+
+def sample_types(batch: Batch) -> list[tuple[tuple[int, ...], str]]:
+    """Return the shape of a sample and the type, of each array in a batch."""
+    return [(tuple(leaf.shape[1:]), str(leaf.dtype)) for leaf in keras.tree.flatten(batch)]

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.data.batch import sample_types
 from keras_popdescent.data.search_data import head
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.executors.scoring import ValidationSampler
@@ -246,7 +247,7 @@ class SequentialExecutor(Executor):
             return
         whole = data.validation
         first = whole[0] if isinstance(whole, list) else head(whole)
-        if _types(first) != _types(data.training.first_batch()):
+        if sample_types(first) != sample_types(data.training.first_batch()):
             live = self._stage(self._values[0]).live
             check_takes(live.model, first, "validation data")
 
@@ -395,11 +396,6 @@ def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:
     return ValidationSampler(
         data.validation, data.validation_batch_size, setup.scoring, seed, len(setup.values)
     )
-
-
-def _types(batch: Any) -> list[tuple[Any, ...]]:
-    """Return the shape of a sample and the type of each array in a batch."""
-    return [(tuple(leaf.shape[1:]), str(leaf.dtype)) for leaf in keras.tree.flatten(batch)]
 
 
 def _check_weights(variables: Sequence[keras.Variable], weights: Sequence[Any]) -> None:

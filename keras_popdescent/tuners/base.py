@@ -66,7 +66,7 @@ from keras_popdescent.tuners.building import (
 )
 from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.fit_arguments import fit_arguments
-from keras_popdescent.tuners.heldout import prepare_heldout
+from keras_popdescent.tuners.heldout import check_heldout, prepare_heldout
 from keras_popdescent.tuners.hooks import tuner_hooks
 from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
 from keras_popdescent.tuners.own_search import search_with_own_training
@@ -313,6 +313,8 @@ class PopulationTuner(keras_tuner.Tuner):
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
         self.check_initial(self._blueprint.space)
+        if held is not None:
+            check_heldout(self._blueprint, data, held)
         stack = ExitStack()
         if self.checkpoints.checkpoint:
             # What is there is read from the project, as in a new process.

@@ -79,6 +79,15 @@ class TunerBlueprint(Blueprint):
         self._overrides = dict(overrides or {})
         self._fixed = fixed_values(hyperparameters)
         dimensions = tunable(hyperparameters)
+        for name in (dimension.name for dimension in dimensions):
+            if "popdescent/" in name:
+                raise ArgumentError(
+                    describe(
+                        f"The name of `{name}` is taken.",
+                        "Names of hyperparameters do not begin with `popdescent/`: those of the "
+                        "model's own values do.",
+                    )
+                )
         self._check_overrides(dimensions)
         base: Values = {**self._fixed, **{d.name: d.default for d in dimensions}}
         self.kinds = self._classify(dimensions, base)
