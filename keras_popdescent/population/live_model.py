@@ -234,7 +234,7 @@ def _data_errors() -> tuple[type[Exception], ...]:
         return errors
     import tensorflow as tf
 
-    return (*errors, tf.errors.InvalidArgumentError)
+    return (*errors, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
 def _swap_functions(variables: list[keras.Variable]) -> tuple[Any, Any]:
