@@ -23,7 +23,7 @@ from keras_popdescent.data.batch import (
     to_numpy,
 )
 from keras_popdescent.data.iterables import IterableBatches
-from keras_popdescent.errors import DataError, describe
+from keras_popdescent.errors import ArgumentError, DataError, describe
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -72,15 +72,18 @@ def prepare(
     """
     if x is None:
         raise DataError(describe("There is no training data.", fix="Pass `x`, and `y` with it."))
-    for name, number in (
-        ("batch_size", batch_size),
-        ("validation_batch_size", validation_batch_size),
-        ("validation_steps", validation_steps),
-        ("steps_per_epoch", steps_per_epoch),
-    ):
-        check_whole(name, number)
-    check_flag("shuffle", shuffle)
-    check_number("validation_split", validation_split, 0.0, 1.0)
+    try:
+        for name, number in (
+            ("batch_size", batch_size),
+            ("validation_batch_size", validation_batch_size),
+            ("validation_steps", validation_steps),
+            ("steps_per_epoch", steps_per_epoch),
+        ):
+            check_whole(name, number)
+        check_flag("shuffle", shuffle)
+        check_number("validation_split", validation_split, 0.0, 1.0)
+    except ArgumentError as error:
+        raise DataError(str(error)) from None
     check_class_weight(class_weight)
     if class_weight is not None and sample_weight is not None:
         raise DataError(
