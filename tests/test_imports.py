@@ -17,7 +17,7 @@ ROOT = Path(keras_popdescent.__file__).parent
 # Each layer imports from those before it; the parts of one layer know nothing of each other.
 LAYERS = (
     {"errors"},
-    {"_imports"},
+    {"_imports", "arguments"},
     {"operators"},
     {"strategies"},
     {"history", "hyperparameters", "data", "checkpoint"},
@@ -32,7 +32,8 @@ ALLOWED = {
     "keras": ("hyperparameters/", "data/", "population/", "executors/", "callbacks/", "tuners/",
               "testing/"),
     "keras_tuner": ("tuners/", "hyperparameters/space.py"),
-    "tensorflow": ("executors/stepping/tensorflow.py", "population/live_model.py"),
+    "tensorflow": ("executors/stepping/tensorflow.py", "population/live_model.py",
+                   "population/determinism.py"),
     "jax": ("executors/stepping/jax.py", "executors/vectorized.py"),
     "ray": ("executors/ray.py",),
     "rich": ("callbacks/progress/",),

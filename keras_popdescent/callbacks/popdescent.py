@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import check_seed, check_whole
 from keras_popdescent.callbacks.fit_executor import FitExecutor
 from keras_popdescent.data import SearchData, prepare_validation
 from keras_popdescent.data.arrays import ArrayBatches
@@ -21,7 +22,9 @@ from keras_popdescent.population.executor import Report, Setup
 from keras_popdescent.population.loop import Loop, Settings
 from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.population import (
+    check_mutate,
     check_sizes,
+    check_strategy,
     default_elites,
     scoring_plan,
 )
@@ -103,18 +106,15 @@ class PopDescentCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_sizes(population_size, num_elites)
-        if batches_per_iteration is not None and int(batches_per_iteration) < 1:
-            raise ArgumentError(
-                describe(
-                    "A member's turn has at least one batch.",
-                    batches_per_iteration=batches_per_iteration,
-                )
-            )
+        check_whole("batches_per_iteration", batches_per_iteration)
+        check_whole("validation_batch_size", validation_batch_size, none=False)
+        check_strategy(strategy)
+        check_seed(seed)
         self.population_size = int(population_size)
         default = default_elites(self.population_size)
         self.num_elites = default if num_elites is None else int(num_elites)
         self.batches_per_iteration = batches_per_iteration
-        self.mutate = (mutate,) if isinstance(mutate, str) else tuple(mutate)
+        self.mutate = check_mutate(mutate)
         self.strategy = PopDescent() if strategy is None else strategy
         if self.strategy.multipliers:
             raise ArgumentError(

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import check_number
 from keras_popdescent.errors import DataError, describe
 
 # (x,), (x, y) or (x, y, sample_weight); each a nested structure of arrays (batch, ...)
@@ -42,7 +43,7 @@ def to_numpy(value: Any) -> Any:
     """
 
     def convert(leaf: Any) -> Any:
-        array = np.asarray(
+        array = _as_array(
             leaf if not keras.ops.is_tensor(leaf) else keras.ops.convert_to_numpy(leaf)
         )
         if array.dtype.kind == "f":
@@ -52,8 +53,40 @@ def to_numpy(value: Any) -> Any:
     if value is None or hasattr(value, "to_numpy"):
         return None if value is None else convert(value.to_numpy())
     if isinstance(value, list) and value and not hasattr(value[0], "shape"):
-        return convert(np.asarray(value))
+        return convert(_as_array(value))
     return keras.tree.map_structure(convert, value)
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    """Return an array of numbers or words.
+
+    Raises:
+        DataError: For what is none, such as rows of different lengths.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and not _holds_words(array):
+            # Numbers that came as objects: frames of mixed columns hold such.
+            array = array.astype(keras.config.floatx())
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            describe(
+                "The data is no array of numbers.",
+                "Expected the same number of values in each row, and no gaps.",
+                type=type(value).__name__,
+                reason=str(error)[:200],
+            )
+        ) from error
+    if array.dtype.kind in "mM":
+        raise DataError(
+            describe(
+                "The data holds points in time.",
+                "Expected numbers.",
+                "Convert them, to seconds for example.",
+                dtype=str(array.dtype),
+            )
+        )
+    return array
 
 
 def length(value: Any) -> int:
@@ -81,6 +114,29 @@ def length(value: Any) -> int:
             )
         )
     return int(lengths.pop())
+
+
+def check_class_weight(weights: Any) -> None:
+    """Refuse class weights that are no numbers by class; None passes.
+
+    Raises:
+        DataError: Saying what came.
+    """
+    if weights is None:
+        return
+    known = isinstance(weights, Mapping) and all(
+        isinstance(label, int | np.integer) and not isinstance(label, bool) for label in weights
+    )
+    if not known or not weights:
+        raise DataError(
+            describe(
+                "`class_weight` is no weight by class.",
+                "Expected a dict such as {0: 1.0, 1: 5.0}.",
+                class_weight=weights,
+            )
+        )
+    for label, weight in weights.items():
+        check_number(f"class_weight[{label}]", weight, 0.0, none=False)
 
 
 def class_weights(y: Any, weights: Mapping[int, float]) -> Any:
@@ -151,3 +207,8 @@ def check_finite(batch: Batch, what: str) -> None:
                         of=array.size,
                     )
                 )
+
+
+def sample_types(batch: Batch) -> list[tuple[tuple[int, ...], str]]:
+    """Return the shape of a sample and the type, of each array in a batch."""
+    return [(tuple(leaf.shape[1:]), str(leaf.dtype)) for leaf in keras.tree.flatten(batch)]

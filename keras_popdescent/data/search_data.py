@@ -10,10 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import check_flag, check_number, check_whole
 from keras_popdescent.data.arrays import ArrayBatches
 from keras_popdescent.data.batch import (
     Batch,
     as_batch,
+    check_class_weight,
     check_finite,
     check_labels,
     class_weights,
@@ -21,7 +23,7 @@ from keras_popdescent.data.batch import (
     to_numpy,
 )
 from keras_popdescent.data.iterables import IterableBatches
-from keras_popdescent.errors import DataError, describe
+from keras_popdescent.errors import ArgumentError, DataError, describe
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -70,6 +72,19 @@ def prepare(
     """
     if x is None:
         raise DataError(describe("There is no training data.", fix="Pass `x`, and `y` with it."))
+    try:
+        for name, number in (
+            ("batch_size", batch_size),
+            ("validation_batch_size", validation_batch_size),
+            ("validation_steps", validation_steps),
+            ("steps_per_epoch", steps_per_epoch),
+        ):
+            check_whole(name, number)
+        check_flag("shuffle", shuffle)
+        check_number("validation_split", validation_split, 0.0, 1.0)
+    except ArgumentError as error:
+        raise DataError(str(error)) from None
+    check_class_weight(class_weight)
     if class_weight is not None and sample_weight is not None:
         raise DataError(
             describe("`class_weight` and `sample_weight` cannot both be given.", fix="Pass one.")
@@ -98,15 +113,13 @@ def prepare(
         training,
         prepare_validation(validation_data, validation_steps),
         _batch_size(batch_size if validation_batch_size is None else validation_batch_size),
-        steps_per_epoch or training.steps_per_epoch(),
+        check_whole("steps_per_epoch", steps_per_epoch) or training.steps_per_epoch(),
     )
 
 
 def _batch_size(batch_size: int | None) -> int:
     if batch_size is None:
         return DEFAULT_BATCH_SIZE
-    if int(batch_size) < 1:
-        raise DataError(describe("The batch size must be at least 1.", batch_size=batch_size))
     return int(batch_size)
 
 
@@ -212,7 +225,7 @@ def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batc
         return batches
     parts = as_batch(data)
     arrays = _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
-    check_finite(_head(arrays), "validation")
+    check_finite(head(arrays), "validation")
     return arrays
 
 
@@ -241,6 +254,7 @@ def _collect(data: Any, steps: int | None) -> list[Batch]:
     return batches
 
 
-def _head(arrays: Batch) -> Batch:
+def head(arrays: Batch) -> Batch:
+    """Return the first samples of arrays, as a batch."""
     batch: Batch = keras.tree.map_structure(lambda array: array[:DEFAULT_BATCH_SIZE], arrays)
     return batch

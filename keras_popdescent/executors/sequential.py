@@ -17,6 +17,8 @@ import keras
 import numpy as np
 
 from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.data.batch import sample_types
+from keras_popdescent.data.search_data import head
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.executors.scoring import ValidationSampler
 from keras_popdescent.executors.stepping import Stepper, make_stepper
@@ -25,7 +27,7 @@ from keras_popdescent.hyperparameters import BATCH_SIZE
 from keras_popdescent.operators.noise import NO_NOISE
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.export import export_model
-from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.live_model import LiveModel, check_takes
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import (
     MemberState,
@@ -77,6 +79,7 @@ class SequentialExecutor(Executor):
         self._newborn: set[int] = set()
         for slot, values in enumerate(self._values):
             self._states.append(self._first_state(slot, values))
+        self._check_validation()
         self._check_objective()
         verify_bindings(self._stage(self._values[0]), setup)
         self._resident = None
@@ -185,6 +188,9 @@ class SequentialExecutor(Executor):
 
     def prepare(self, values: Values) -> None:
         self._stage(values)
+        if self._setup.blueprint.computed_paths(values):
+            # They are read off a model that is built for these very values.
+            self._setup.blueprint.computed_values(values)
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
         for child in offspring:
@@ -237,6 +243,17 @@ class SequentialExecutor(Executor):
         for stage in self._stages.values():
             stage.training = stage.validation = None
 
+    def _check_validation(self) -> None:
+        """Refuse validation data that the model does not take, before any training."""
+        data = self._setup.data
+        if data.validation is None:
+            return
+        whole = data.validation
+        first = whole[0] if isinstance(whole, list) else head(whole)
+        if sample_types(first) != sample_types(data.training.first_batch()):
+            live = self._stage(self._values[0]).live
+            check_takes(live.model, first, "validation data")
+
     def export(self, values: Values, state: MemberState) -> keras.Model:
         batch = self._setup.data.training.first_batch()
         return export_model(self._setup.blueprint, values, state, batch)
@@ -286,6 +303,7 @@ class SequentialExecutor(Executor):
         live = LiveModel(setup.blueprint, values, seed, batch, full=key not in self._stages)
         if setup.initial_weights is not None:
             weights = [v for v in live.model.weights if id(v) not in _live_ids(live)]
+            _check_weights(weights, setup.initial_weights)
             for variable, weight in zip(weights, setup.initial_weights, strict=True):
                 variable.assign(weight)
         state = capture(live)
@@ -367,3 +385,17 @@ def _sampler(setup: Setup, seed: np.random.SeedSequence) -> ValidationSampler:
     return ValidationSampler(
         data.validation, data.validation_batch_size, setup.scoring, seed, len(setup.values)
     )
+
+
+def _check_weights(variables: Sequence[keras.Variable], weights: Sequence[Any]) -> None:
+    """Refuse initial weights that are not the model's."""
+    expected = [tuple(variable.shape) for variable in variables]
+    given = [np.shape(weight) for weight in weights]
+    if given != expected:
+        raise ArgumentError(
+            describe(
+                "The initial weights do not fit the model.",
+                f"Expected arrays of the shapes {expected}, as `model.get_weights()` returns them.",
+                initial_weights=given,
+            )
+        )

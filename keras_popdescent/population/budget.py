@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-
+from keras_popdescent.arguments import check_number, check_whole
 from keras_popdescent.errors import ArgumentError, describe
 
 # The paper's number of batches in an iteration.
@@ -82,10 +80,8 @@ def plan_budget(
         ("max_gradient_steps", max_gradient_steps),
     ):
         check_whole(name, number)
-    if max_time is not None and not max_time > 0.0:
-        raise ArgumentError(
-            describe("`max_time` is a number of seconds above 0.", max_time=max_time)
-        )
+    if max_time != math.inf:
+        check_number("max_time", max_time, 0.0, above=True)
     most = None
     if max_gradient_steps is not None:
         most = int(max_gradient_steps) // steps_per_batch
@@ -108,22 +104,6 @@ def plan_budget(
         budget = Budget(math.ceil(most / batches), batches, most, note, budget.given)
     deadline = None if max_time is None else time.perf_counter() + float(max_time)
     return replace(budget, deadline=deadline)
-
-
-def check_whole(name: str, number: Any) -> None:
-    """Refuse a number that is below 1 or not whole; None passes.
-
-    Raises:
-        ArgumentError: Naming the argument.
-    """
-    if number is None:
-        return
-    if isinstance(number, bool) or not isinstance(number, int | float | np.number):
-        raise ArgumentError(describe(f"`{name}` must be a whole number, not {number!r}."))
-    if not math.isfinite(number) or int(number) != number or int(number) < 1:
-        raise ArgumentError(
-            describe(f"`{name}` must be a whole number of at least 1, not {number}.")
-        )
 
 
 def _plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import check_number, check_whole
 from keras_popdescent.checkpoint import (
     CheckpointWarning,
     Folder,
@@ -61,23 +61,8 @@ class CheckpointPlan:
     project: str | Path | None = None
 
     def __post_init__(self) -> None:
-        every, bound = self.every, self.max_disk_mb
-        if every is not None and not (isinstance(every, int) and every >= 1):
-            raise ArgumentError(
-                describe(
-                    "`checkpoint_every` is no number of iterations.",
-                    "Expected a whole number of at least 1, or None.",
-                    checkpoint_every=self.every,
-                )
-            )
-        if bound is not None and not (isinstance(bound, int | float) and 0 < bound < math.inf):
-            raise ArgumentError(
-                describe(
-                    "`max_disk_mb` is no size.",
-                    "Expected a number above 0, in megabytes, or None.",
-                    max_disk_mb=self.max_disk_mb,
-                )
-            )
+        object.__setattr__(self, "every", check_whole("checkpoint_every", self.every))
+        check_number("max_disk_mb", self.max_disk_mb, 0.0, above=True)
 
 
 class Checkpoints:
@@ -206,13 +191,20 @@ class Checkpoints:
     def _compare(self, saved: dict[str, Any], given: dict[str, Any]) -> None:
         lines = differences(saved, given)
         if lines:
-            self._refuse(lines)
+            hint = ""
+            if saved.get("executor") != given.get("executor"):
+                name = str(saved.get("executor")).removesuffix("Executor").lower()
+                hint = (
+                    "Executors agree but for rounding errors, so a search keeps its own: "
+                    f'pass `executor="{name}"` to go on ("auto" chooses by backend and device).'
+                )
+            self._refuse(lines, hint)
 
-    def _refuse(self, lines: list[str]) -> None:
+    def _refuse(self, lines: list[str], hint: str = "") -> None:
         raise ProjectError(
             describe(
                 "The directory holds a search that differs from this one.",
-                f"Changed: {listing(lines)}.",
+                f"Changed: {listing(lines)}." + (f" {hint}" if hint else ""),
                 "Pass what it began with to go on with it, or begin anew in another directory.",
                 directory=str(self.plan.directory),
             )

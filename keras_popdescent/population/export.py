@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_popdescent.data.batch import Batch
+from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.space import Values
 
@@ -28,11 +31,54 @@ def export_model(
         state: The member's state.
         batch: A batch of training data, for models whose weights appear with the first batch.
     """
-    model = blueprint.build_seeded(values, seed=0)
+    model = build_plain(blueprint, values, lambda: blueprint.build_seeded(values, seed=0), batch)
     if not model.built:
         model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
     put_into(model, state)
     return model
+
+
+def build_plain(
+    blueprint: Blueprint, values: Values, build: Callable[[], keras.Model], batch: Batch
+) -> keras.Model:
+    """Return a plain model with some values, also where the build function raises for live ones.
+
+    Live values are written into a model, so nothing was ever built with them: then the model is
+    built with the live defaults, and has the live values as plain numbers.
+
+    Args:
+        blueprint: Builds the model.
+        values: Hyperparameter values.
+        build: Builds it with these values.
+        batch: See `LiveModel`.
+
+    Raises:
+        Exception: What the build function raised at first, where that does not help either.
+    """
+    try:
+        return build()
+    except PopDescentError:
+        raise
+    except Exception as error:
+        return _built_beside(blueprint, values, batch, error)
+
+
+def _built_beside(
+    blueprint: Blueprint, values: Values, batch: Batch, error: Exception
+) -> keras.Model:
+    names = blueprint.space.names("live")
+    known = {**values, **{name: blueprint.space[name].default for name in names}}
+    if known == dict(values):
+        raise error
+    try:
+        live = LiveModel(blueprint, known, 0, batch, full=False)
+    except PopDescentError:
+        raise
+    except Exception:
+        raise error from None
+    live.write_values(values)
+    live.detach()
+    return live.model
 
 
 def put_into(model: keras.Model, state: MemberState) -> None:

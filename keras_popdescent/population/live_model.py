@@ -48,7 +48,7 @@ class LiveModel:
         self._donated = donated
         _refuse_second_optimizer(self.model)
         if full or (batch and not self.model.built):
-            _build_on(self.model, batch)
+            check_takes(self.model, batch)
         self.bindings: dict[str, Binding] = blueprint.bindings(values)
         for binding in self.bindings.values():
             binding.attach(self.model)
@@ -198,8 +198,17 @@ def _refuse_second_optimizer(model: keras.Model) -> None:
                 )
 
 
-def _build_on(model: keras.Model, batch: Batch) -> None:
-    """Create weights, losses and metrics from a batch; nothing is trained."""
+def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
+    """Create weights, losses and metrics from a batch; nothing is trained.
+
+    Args:
+        model: A compiled model.
+        batch: What it is to take.
+        what: What the batch is, in words.
+
+    Raises:
+        DataError: If the model does not take it.
+    """
     try:
         if keras.backend.backend() == "tensorflow":
             # Eager, so that nothing is traced or compiled for it.
@@ -209,7 +218,7 @@ def _build_on(model: keras.Model, batch: Batch) -> None:
     except _data_errors() as error:
         raise DataError(
             describe(
-                "The model does not take the data.",
+                f"The model does not take the {what}.",
                 fix="Check the shapes of inputs and labels, and the loss.",
                 reason=str(error).strip().splitlines()[0][:300] if str(error) else repr(error),
                 shapes=[getattr(leaf, "shape", None) for leaf in keras.tree.flatten(batch)],
@@ -225,7 +234,7 @@ def _data_errors() -> tuple[type[Exception], ...]:
         return errors
     import tensorflow as tf
 
-    return (*errors, tf.errors.InvalidArgumentError)
+    return (*errors, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
 def _swap_functions(variables: list[keras.Variable]) -> tuple[Any, Any]:

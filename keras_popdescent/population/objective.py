@@ -57,6 +57,17 @@ class Objective:
     direction: Direction
     terms: tuple[tuple[str, Direction], ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        named = [(self.name, self.direction), *self.terms]
+        if not all(isinstance(n, str) and n and str(d) in ("min", "max") for n, d in named):
+            raise ObjectiveError(
+                describe(
+                    "An objective has a name and a direction.",
+                    "Expected a quantity that the model reports, and 'min' or 'max'.",
+                    objective=named,
+                )
+            )
+
     @property
     def names(self) -> list[str]:
         """The reported quantities that the objective needs."""
@@ -102,13 +113,25 @@ def objective_of(objective: str | tuple[str, Direction] | Objective) -> Objectiv
     """
     if isinstance(objective, Objective):
         return objective
-    if isinstance(objective, tuple):
-        name, direction = objective
-        if direction not in ("min", "max"):
+    if isinstance(objective, tuple | list):
+        name, direction = objective if len(objective) == 2 else (None, None)
+        if not isinstance(name, str) or not name:
+            raise ObjectiveError(
+                describe("An objective is a name, or (name, direction).", objective=objective)
+            )
+        if not isinstance(direction, str) or direction not in ("min", "max"):
             raise ObjectiveError(
                 describe("The direction must be 'min' or 'max'.", direction=direction)
             )
         return Objective(name, direction)
+    if not isinstance(objective, str) or not objective:
+        raise ObjectiveError(
+            describe(
+                "An objective is a name, or (name, direction).",
+                'Expected a quantity that the model reports, such as "val_loss".',
+                objective=objective,
+            )
+        )
     return Objective(objective, infer_direction(objective))
 
 

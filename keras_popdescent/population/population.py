@@ -9,6 +9,13 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from keras_popdescent.arguments import (
+    check_flag,
+    check_one_of,
+    check_seed,
+    check_type,
+    check_whole,
+)
 from keras_popdescent.data import SearchData, prepare
 from keras_popdescent.errors import ArgumentError, DataError, PopDescentError, describe
 from keras_popdescent.history import History
@@ -16,6 +23,7 @@ from keras_popdescent.operators.fitness import Direction
 from keras_popdescent.population.blueprint import Blueprint, ModelBlueprint
 from keras_popdescent.population.budget import Budget, plan_budget
 from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
+from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
 from keras_popdescent.population.loop import Loop, Observer, Settings
 from keras_popdescent.population.objective import Objective, objective_of
@@ -43,6 +51,9 @@ class Population:
         executor: `"auto"`, `"sequential"`, or an `Executor`.
         seed: Seed of everything; None for another one each time. 0 is a seed.
         initial_weights: Weights that all first members start with; None for weights of their own.
+        deterministic: Whether the backend is told, at the first `fit`, to use only operations that
+            give the same result twice: for GPUs, where this costs speed; CPUs do so anyway. On
+            TensorFlow it holds for the whole process from then on. Defaults to False.
 
     Raises:
         ArgumentError: For an argument that cannot work.
@@ -73,15 +84,28 @@ class Population:
         executor: str | Executor = "auto",
         seed: int | None = None,
         initial_weights: Sequence[Any] | None = None,
+        deterministic: bool = False,
     ) -> None:
         check_sizes(size, num_elites)
+        check_strategy(strategy)
+        check_seed(seed)
+        if not isinstance(blueprint, Blueprint):
+            raise ArgumentError(
+                describe(
+                    "`Population` is made from a blueprint.",
+                    fix="For a model, or a function that builds one, call `Population.from_model`.",
+                    blueprint=blueprint,
+                )
+            )
         self.blueprint = blueprint
         self.size = int(size)
         self.num_elites = default_elites(self.size) if num_elites is None else int(num_elites)
         self.strategy = PopDescent() if strategy is None else strategy
         self.objective = objective_of(objective)
         self.executor, self.executor_note = make_executor(executor)
+        check_flag("deterministic", deterministic)
         self.seed = seed
+        self.deterministic = deterministic
         self._seeds = np.random.SeedSequence(seed)
         self._initial_weights = initial_weights
         self._history = History(self.objective.name, self.objective.direction)
@@ -101,6 +125,7 @@ class Population:
         objective: str | tuple[str, Direction] | Objective = "val_loss",
         executor: str | Executor = "auto",
         seed: int | None = None,
+        deterministic: bool = False,
     ) -> Population:
         """Make a population from a compiled Keras model, or from a function that builds one.
 
@@ -120,14 +145,20 @@ class Population:
             objective: See the class.
             executor: See the class.
             seed: See the class.
+            deterministic: See the class.
 
         Raises:
             ModelError: If the model is not compiled, or cannot be cloned.
         """
+        check_sizes(size, num_elites)
+        check_strategy(strategy)
+        check_seed(seed)
+        if initial_weights is not None:
+            check_one_of("initial_weights", initial_weights, ("copied", "fresh"))
         chosen = PopDescent() if strategy is None else strategy
         blueprint = ModelBlueprint(
             model,
-            ((mutate,) if isinstance(mutate, str) else tuple(mutate)) if chosen.implicit else (),
+            check_mutate(mutate) if chosen.implicit else (),
             chosen.multipliers,
             chosen.regularization,
         )
@@ -143,6 +174,7 @@ class Population:
             executor=executor,
             seed=seed,
             initial_weights=weights,
+            deterministic=deterministic,
         )
 
     def fit(
@@ -223,8 +255,17 @@ class Population:
             ProjectError: If the directory is in use, holds another search (the message shows what
                 differs), or cannot be read.
         """
+        if self.deterministic:
+            make_deterministic()
         plan = None
+        check_initial(initial_hyperparameters)
+        known = isinstance(observers, list | tuple)
+        if not known or not all(isinstance(observer, Observer) for observer in observers):
+            raise ArgumentError(
+                describe("`observers` must be a list of `Observer`s.", observers=observers)
+            )
         if checkpoint_dir is not None:
+            check_type("checkpoint_dir", checkpoint_dir, (str, Path), "a path")
             plan = CheckpointPlan(checkpoint_dir, checkpoint_every, max_disk_mb)
         data = prepare(
             x, y,
@@ -375,15 +416,58 @@ class Population:
         return self._loop
 
 
+def check_strategy(strategy: Any) -> None:
+    """Refuse what is no strategy; None passes.
+
+    Raises:
+        ArgumentError: Naming what came.
+    """
+    check_type("strategy", strategy, Strategy, "a `Strategy` such as `PopDescent()`")
+
+
+def check_mutate(mutate: Any) -> tuple[str, ...]:
+    """Return the names of what is mutated; one name may stand alone.
+
+    Raises:
+        ArgumentError: If they are no names.
+    """
+    names = [mutate] if isinstance(mutate, str) else mutate
+    if not isinstance(names, list | tuple | set) or not all(isinstance(n, str) for n in names):
+        raise ArgumentError(
+            describe(
+                "`mutate` is no list of names.",
+                "Expected 'learning_rate', 'l2', or paths that `find_handles` lists.",
+                mutate=mutate,
+            )
+        )
+    return tuple(names)
+
+
+def check_initial(initial: Any) -> None:
+    """Refuse initial values that are no dicts.
+
+    Raises:
+        ArgumentError: Naming what came.
+    """
+    if not isinstance(initial, list | tuple) or not all(isinstance(v, Mapping) for v in initial):
+        raise ArgumentError(
+            describe(
+                "`initial_hyperparameters` is no list of dicts.",
+                "Expected a dict of values by name for each of the first members.",
+                initial_hyperparameters=initial,
+            )
+        )
+
+
 def check_sizes(size: int, num_elites: int | None) -> None:
     """Refuse sizes that cannot be.
 
     Raises:
         ArgumentError: If `size` is below 1 or `num_elites` outside 0 ... size.
     """
-    if size != int(size) or int(size) < 1:
-        raise ArgumentError(describe("A population has at least one member.", population_size=size))
-    if num_elites is not None and not 0 <= num_elites <= size:
+    check_whole("population_size", size, none=False)
+    check_whole("num_elites", num_elites, least=0)
+    if num_elites is not None and num_elites > size:
         raise ArgumentError(
             describe(
                 "`num_elites` is outside 0 ... population_size.",
@@ -423,10 +507,6 @@ def scoring_plan(strategy: Strategy, validation_samples: int | None) -> ScoringP
     """
     if validation_samples is None:
         return strategy.scoring
-    if int(validation_samples) < 1:
-        raise ArgumentError(
-            describe("`validation_samples` must be at least 1.",
-                     validation_samples=validation_samples)
-        )  # fmt: skip
+    check_whole("validation_samples", validation_samples)
     sample = "common" if strategy.scoring.sample == "whole" else strategy.scoring.sample
     return ScoringPlan(sample, int(validation_samples))

@@ -38,7 +38,7 @@ def make_executor(executor: str | Executor) -> tuple[Executor, str]:
         return EXECUTORS["sequential"](), (
             "sequential executor: members take turns in one compiled model"
         )
-    if executor not in EXECUTORS:
+    if not isinstance(executor, str) or executor not in EXECUTORS:
         raise ArgumentError(
             describe(
                 "There is no such executor.",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_popdescent.arguments import check_flag, check_one_of, check_type, make_whole
 from keras_popdescent.operators.fitness import Direction, fitness
 from keras_popdescent.operators.noise import NO_NOISE, NoiseSpec
 from keras_popdescent.strategies.space import SearchSpace, Values
@@ -68,6 +69,11 @@ class TrainingPlan:
     passes: int = 1
     fresh_optimizer: bool = False
 
+    def __post_init__(self) -> None:
+        check_one_of("batches", self.batches, ("own", "common", "subset"))
+        make_whole(self, ["passes"])
+        check_flag("fresh_optimizer", self.fresh_optimizer)
+
 
 @dataclass(frozen=True)
 class ScoringPlan:
@@ -82,6 +88,10 @@ class ScoringPlan:
 
     sample: Literal["whole", "common", "own"] = "whole"
     num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("sample", self.sample, ("whole", "common", "own"))
+        make_whole(self, ["num_samples"], nullable=["num_samples"])
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,23 @@ class ClosingPlan:
     batches: int | None = None
     batch_size: int | None = None
     passes: int = 1
+
+    def __post_init__(self) -> None:
+        make_whole(self, ["rounds"], least=0)
+        make_whole(self, ["batches", "batch_size", "passes"], nullable=["batches", "batch_size"])
+
+
+def check_plans(
+    training: TrainingPlan | None, scoring: ScoringPlan | None, closing: ClosingPlan | None
+) -> None:
+    """Refuse plans of another type; None passes.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    check_type("training", training, TrainingPlan, "a `TrainingPlan`")
+    check_type("scoring", scoring, ScoringPlan, "a `ScoringPlan`")
+    check_type("closing", closing, ClosingPlan, "a `ClosingPlan`")
 
 
 @dataclass(frozen=True)

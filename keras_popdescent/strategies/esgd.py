@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.arguments import check_flag, check_number, check_whole
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.strategies.base import (
     ClosingPlan,
@@ -28,6 +28,7 @@ from keras_popdescent.strategies.base import (
     ScoringPlan,
     Strategy,
     TrainingPlan,
+    check_plans,
 )
 
 
@@ -59,7 +60,7 @@ class ESGD(Strategy):
             default).
 
     Raises:
-        ArgumentError: For numbers that cannot be.
+        ArgumentError: For an argument that cannot work.
 
     Example:
         >>> import numpy as np
@@ -92,18 +93,11 @@ class ESGD(Strategy):
         closing: ClosingPlan | None = None,
         keep_best: bool = False,
     ) -> None:
-        if num_offspring < 1 or num_parents < 1 or not 0.0 <= noise_scale < math.inf:
-            raise ArgumentError(
-                describe(
-                    "There is no such recombination.",
-                    "Expected at least one child, one parent and a finite noise of at least 0.",
-                    num_offspring=num_offspring,
-                    num_parents=num_parents,
-                    noise_scale=noise_scale,
-                )
-            )
-        self.num_offspring = num_offspring
-        self.num_parents = num_parents
+        check_number("noise_scale", noise_scale, 0.0, none=False)
+        check_plans(training, scoring, closing)
+        check_flag("keep_best", keep_best)
+        self.num_offspring: int = check_whole("num_offspring", num_offspring, none=False)
+        self.num_parents: int = check_whole("num_parents", num_parents, none=False)
         self.noise_scale = noise_scale
         default = TrainingPlan(batches="common", fresh_optimizer=True)
         self.training = default if training is None else training

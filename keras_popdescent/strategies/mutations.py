@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_popdescent.arguments import check_number
 from keras_popdescent.operators.mutation import log_normal, reflect
 from keras_popdescent.strategies.space import Dimension, SearchSpace, Value, Values
 
@@ -41,6 +42,9 @@ class UnitMutation(Mutation):
     """
 
     width: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("width", self.width, 0.0, none=False)
 
     def mutate(
         self, values: Values, strength: float, space: SearchSpace, rng: np.random.Generator
@@ -79,6 +83,9 @@ class LogNormalMutation(Mutation):
 
     beta_2: float = 15.0 * float(np.log10(2.0))
 
+    def __post_init__(self) -> None:
+        check_number("beta_2", self.beta_2, 0.0, none=False)
+
     def mutate(
         self, values: Values, strength: float, space: SearchSpace, rng: np.random.Generator
     ) -> Values:
@@ -103,6 +110,9 @@ class ReferenceMutation(Mutation):
     """
 
     input_factor: float = 15.0
+
+    def __post_init__(self) -> None:
+        check_number("input_factor", self.input_factor, 0.0, none=False)
 
     def start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
         return [

@@ -16,11 +16,11 @@ Deviations of `reference()` from the authors' code are in `docs/presets.md`.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.arguments import check_flag, check_number, check_one_of, check_type
 from keras_popdescent.operators.noise import NoiseKind, NoiseSpec
 from keras_popdescent.operators.selection import choose_parents, weakest
 from keras_popdescent.strategies.base import (
@@ -32,6 +32,7 @@ from keras_popdescent.strategies.base import (
     ScoringPlan,
     Strategy,
     TrainingPlan,
+    check_plans,
 )
 from keras_popdescent.strategies.mutations import (
     LogNormalMutation,
@@ -77,7 +78,7 @@ class PopDescent(Strategy):
             (the others are dropped), `"all"`, or `"unused"` (all terms, without r).
 
     Raises:
-        ArgumentError: If `noise_scale` is negative or not finite.
+        ArgumentError: For an argument that cannot work.
 
     Example:
         >>> import numpy as np
@@ -105,14 +106,13 @@ class PopDescent(Strategy):
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
-        if not 0.0 <= noise_scale < float("inf"):
-            raise ArgumentError(
-                describe(
-                    "The weight noise has no such scale.",
-                    "Expected a finite number of at least 0.",
-                    noise_scale=noise_scale,
-                )
-            )
+        check_type("mutation", mutation, Mutation, "a `Mutation` such as `UnitMutation()`")
+        check_number("noise_scale", noise_scale, 0.0, none=False)
+        check_one_of("noise_kind", noise_kind, get_args(NoiseKind))
+        check_one_of("optimizer_state", optimizer_state, get_args(OptimizerState))
+        check_plans(training, scoring, closing)
+        check_flag("keep_best", keep_best)
+        check_one_of("regularization", regularization, get_args(Regularization))
         self.mutation = UnitMutation(DEFAULT_WIDTH) if mutation is None else mutation
         self.noise_scale = noise_scale
         self.noise_kind = noise_kind

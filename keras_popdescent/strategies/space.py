@@ -14,12 +14,14 @@ from typing import Literal
 
 import numpy as np
 
+from keras_popdescent.arguments import check_number, check_one_of
 from keras_popdescent.errors import ArgumentError, describe
 
 Value = bool | int | float | str
 # name of a hyperparameter -> its value in one member
 Values = dict[str, Value]
 Kind = Literal["live", "rebuild", "structural"]
+KINDS: tuple[Kind, ...] = ("live", "rebuild", "structural")
 
 
 class Dimension(ABC):
@@ -82,6 +84,7 @@ class LogDimension(Dimension):
     unbounded: bool = True
 
     def __post_init__(self) -> None:
+        _check_dimension(self)
         if not 0.0 < self.low < self.high:
             raise ArgumentError(
                 describe(
@@ -124,6 +127,7 @@ class LinearDimension(Dimension):
     kind: Kind = "live"
 
     def __post_init__(self) -> None:
+        _check_dimension(self)
         if not self.low < self.high:
             raise ArgumentError(
                 describe(
@@ -147,6 +151,25 @@ class LinearDimension(Dimension):
         return self.default
 
 
+def _check_dimension(dimension: LogDimension | LinearDimension) -> None:
+    """Refuse bounds and defaults that are no numbers, or do not belong together."""
+    if not isinstance(dimension.name, str) or not dimension.name:
+        raise ArgumentError(describe(f"`name` must be a word, not {dimension.name!r:.200}."))
+    check_one_of("kind", dimension.kind, KINDS)
+    for name in ("low", "high", "default"):
+        check_number(f"{name}` of `{dimension.name}", getattr(dimension, name), none=False)
+    if dimension.low < dimension.high and not dimension.low <= dimension.default <= dimension.high:
+        raise ArgumentError(
+            describe(
+                f"The default of `{dimension.name}` is outside of its bounds.",
+                "Expected low <= default <= high.",
+                low=dimension.low,
+                high=dimension.high,
+                default=dimension.default,
+            )
+        )
+
+
 class SearchSpace:
     """An ordered, immutable collection of dimensions.
 
@@ -155,6 +178,16 @@ class SearchSpace:
     """
 
     def __init__(self, dimensions: tuple[Dimension, ...] | list[Dimension] = ()) -> None:
+        if not isinstance(dimensions, list | tuple):
+            dimensions = (dimensions,)
+        for dimension in dimensions:
+            if not isinstance(dimension, Dimension):
+                raise ArgumentError(
+                    describe(
+                        f"A search space is made of dimensions, not of {dimension!r:.200}.",
+                        "Expected `LogDimension`, `LinearDimension` or another `Dimension`.",
+                    )
+                )
         self._dimensions = {dimension.name: dimension for dimension in dimensions}
         if len(self._dimensions) != len(dimensions):
             raise ArgumentError(

@@ -20,6 +20,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 
+from keras_popdescent.arguments import check_seed
 from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import prepare
@@ -35,13 +36,14 @@ from keras_popdescent.population.budget import (
     share_of_deadline,
 )
 from keras_popdescent.population.checkpointing import Checkpoints
+from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
+from keras_popdescent.population.export import build_plain
 from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.population import (
     check_objective,
-    check_sizes,
     default_elites,
     scoring_plan,
 )
@@ -49,6 +51,11 @@ from keras_popdescent.population.registry import make_display, make_executor
 from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
+from keras_popdescent.tuners.arguments import (
+    check_arguments,
+    check_keras_tuner,
+    check_objective_form,
+)
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
 from keras_popdescent.tuners.building import (
     build_hypermodel,
@@ -59,7 +66,7 @@ from keras_popdescent.tuners.building import (
 )
 from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.fit_arguments import fit_arguments
-from keras_popdescent.tuners.heldout import prepare_heldout
+from keras_popdescent.tuners.heldout import check_heldout, prepare_heldout
 from keras_popdescent.tuners.hooks import tuner_hooks
 from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
 from keras_popdescent.tuners.own_search import search_with_own_training
@@ -103,13 +110,15 @@ class PopulationOracle(keras_tuner.Oracle):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_objective_form(objective)
+        check_seed(seed)
         super().__init__(
             objective="val_loss" if objective is None else objective,
             max_trials=max_trials,
-            seed=seed,
+            # For None and 0 KerasTuner would draw one from Python's global generator.
+            seed=1,
             **kwargs,
         )
-        # KerasTuner draws a seed for both None and 0.
         self.seed = seed
         self._next_values: Values = {}
 
@@ -178,6 +187,8 @@ class PopulationTuner(keras_tuner.Tuner):
         checkpoint_every: Iterations from one snapshot to the next; None for as often as takes no
             more than about a twentieth of the time.
         max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes.
+        deterministic: Whether the backend is to use only operations that give the same result
+            twice.
         **kwargs: Arguments of `keras_tuner.Tuner`.
     """
 
@@ -201,14 +212,17 @@ class PopulationTuner(keras_tuner.Tuner):
         checkpoint: bool = True,
         checkpoint_every: int | None = None,
         max_disk_mb: float | None = None,
+        deterministic: bool = False,
         **kwargs: Any,
     ) -> None:
-        check_sizes(population_size, num_elites)
+        check_arguments(locals())
+        check_keras_tuner(kwargs)
         refuse_chief()
         self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
         if kwargs.get("overwrite"):
             name = kwargs.get("project_name") or "untitled_project"
             refuse_if_in_use(os.path.join(str(kwargs.get("directory") or "."), name))
+        self.deterministic = deterministic
         limit = self.max_births = oracle.max_trials
         if limit is not None:
             # Each execution has as many births: RandomSearch trains so many models, too.
@@ -276,6 +290,8 @@ class PopulationTuner(keras_tuner.Tuner):
             ProjectError: If another process uses the project directory, or it holds a search that
                 differs from this one (the message shows in what) or cannot be read.
         """
+        if self.deterministic:
+            make_deterministic()
         own = overridden(self, PopulationTuner)
         if own is not None:
             return search_with_own_training(self, _Run, own, fit_args, fit_kwargs, heldout_data)
@@ -297,6 +313,8 @@ class PopulationTuner(keras_tuner.Tuner):
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
         self.check_initial(self._blueprint.space)
+        if held is not None:
+            check_heldout(self._blueprint, data, held)
         stack = ExitStack()
         if self.checkpoints.checkpoint:
             # What is there is read from the project, as in a new process.
@@ -580,7 +598,7 @@ class PopulationTuner(keras_tuner.Tuner):
             )
         values = dict(trial.hyperparameters.values)
         blueprint = self._blueprint or self._make_blueprint(None)
-        model = blueprint.build(values)
+        model = build_plain(blueprint, values, lambda: blueprint.build(values), ())
         if not model.built:
             # Its weights appear with the first batch: the shapes that it had are beside them.
             config = Path(self._weights_path(trial.trial_id)).with_name(BUILD_CONFIG)
@@ -643,11 +661,20 @@ class PopulationTuner(keras_tuner.Tuner):
             if kept.state.num_plain == (0, 0):
                 continue  # the user's own training has left no Keras model
             model = run.loop.executor.export(kept.values, kept.state)
-            path = Path(self._weights_path(run.trials[kept.member_id].trial_id))
+            trial_id = run.trials[kept.member_id].trial_id
+            tolerant(partial(self._write_model, model, trial_id), "the best member's weights")
+        self.save()
+
+    def _write_model(self, model: keras.Model, trial_id: str) -> None:
+        path = Path(self._weights_path(trial_id))
+        try:
             model.save_weights(path)
             config = json.dumps(model.get_build_config())
             path.with_name(BUILD_CONFIG).write_text(config, encoding="utf-8")
-        self.save()
+        except OSError:
+            # Half of it would be taken for a saved model.
+            path.unlink(missing_ok=True)
+            raise
 
 
 class _Run(Observer):

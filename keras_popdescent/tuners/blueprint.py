@@ -40,9 +40,8 @@ from keras_popdescent.population.blueprint import (
 )
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
-from keras_popdescent.strategies.space import Kind, SearchSpace, Value, Values
+from keras_popdescent.strategies.space import KINDS, SearchSpace, Value, Values
 
-KINDS: tuple[Kind, ...] = ("live", "rebuild", "structural")
 # What a user may bind a hyperparameter to: a kind, the path of a handle, or a binding's maker.
 UserBinding = str | Binding | Callable[[], Binding]
 
@@ -80,6 +79,15 @@ class TunerBlueprint(Blueprint):
         self._overrides = dict(overrides or {})
         self._fixed = fixed_values(hyperparameters)
         dimensions = tunable(hyperparameters)
+        for name in (dimension.name for dimension in dimensions):
+            if "popdescent/" in name:
+                raise ArgumentError(
+                    describe(
+                        f"The name of `{name}` is taken.",
+                        "Names of hyperparameters do not begin with `popdescent/`: those of the "
+                        "model's own values do.",
+                    )
+                )
         self._check_overrides(dimensions)
         base: Values = {**self._fixed, **{d.name: d.default for d in dimensions}}
         self.kinds = self._classify(dimensions, base)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
+from keras_popdescent.arguments import check_whole
 from keras_popdescent.errors import ArgumentError, describe
-from keras_popdescent.population.budget import check_whole
 
 # The order of `keras.Model.fit`.
 _POSITIONS = (
@@ -80,12 +82,29 @@ def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArgument
     given = {**dict(zip(_POSITIONS, args, strict=False)), **kwargs}
     epochs = given.get("epochs")
     check_whole("epochs", epochs)
-    initial = int(given.get("initial_epoch") or 0)
+    initial = check_whole("initial_epoch", given.get("initial_epoch"), least=0) or 0
     if epochs is not None:
+        if initial >= epochs:
+            raise ArgumentError(
+                describe(
+                    "There is no epoch left to train.",
+                    "Expected `initial_epoch` below `epochs`, the number of the last one.",
+                    initial_epoch=initial,
+                    epochs=epochs,
+                )
+            )
         epochs = int(epochs) - initial
     callbacks = given.get("callbacks") or []
     if not isinstance(callbacks, list | tuple):
         callbacks = [callbacks]
+    for callback in callbacks:
+        if not callable(callback) and not isinstance(callback, keras.callbacks.Callback):
+            raise ArgumentError(
+                describe(
+                    f"`callbacks` has {callback!r:.200} among it.",
+                    "Expected Keras callbacks, or functions that return one.",
+                )
+            )
     verbose = given.get("verbose", "auto")
     return FitArguments(
         data={name: given[name] for name in _DATA if name in given},

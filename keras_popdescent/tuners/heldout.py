@@ -7,8 +7,11 @@ from typing import Any
 import keras
 
 from keras_popdescent.data import SearchData, prepare_validation
-from keras_popdescent.data.batch import Batch
+from keras_popdescent.data.batch import Batch, sample_types
+from keras_popdescent.data.search_data import head
 from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.live_model import check_takes
 
 Held = Batch | list[Batch]
 
@@ -33,6 +36,18 @@ def prepare_heldout(data: Any) -> Held | None:
             )
         )
     return held
+
+
+def check_heldout(blueprint: Blueprint, data: SearchData, held: Held) -> None:
+    """Refuse held-out data that the model does not take: it is scored when all is over.
+
+    Raises:
+        DataError: If the model does not take it.
+    """
+    first = held[0] if isinstance(held, list) else head(held)
+    if sample_types(first) != sample_types(data.training.first_batch()):
+        model = blueprint.build_seeded(blueprint.space.defaults(), 0)
+        check_takes(model, first, "held-out data")
 
 
 def reported(model: keras.Model, data: Held | None, batch_size: int) -> dict[str, float]:

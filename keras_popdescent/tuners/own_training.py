@@ -21,6 +21,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from keras_popdescent.arguments import check_whole
 from keras_popdescent.callbacks.members import fresh_callback
 from keras_popdescent.data import SearchData
 from keras_popdescent.errors import (
@@ -31,7 +32,7 @@ from keras_popdescent.errors import (
     TrainingError,
     describe,
 )
-from keras_popdescent.population.budget import MIN_ITERATIONS, Budget, check_whole, plan_budget
+from keras_popdescent.population.budget import MIN_ITERATIONS, Budget, plan_budget
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.export import put_into
 from keras_popdescent.population.seeding import borrowed_globals, integer_seed
@@ -138,6 +139,7 @@ def plan_calls(
         calls = DEFAULT_CALLS if max_trials is None else max_trials
         return Calls(iterations or max(1, round(calls / population_size)))
     check_whole("epochs", epochs)
+    check_whole("initial_epoch", fit_kwargs.get("initial_epoch"), least=0)
     first = int(fit_kwargs.get("initial_epoch") or 0)
     total = int(epochs) - first
     each = max(1, math.ceil(total / (iterations or MIN_ITERATIONS)))

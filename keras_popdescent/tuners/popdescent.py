@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_popdescent.arguments import check_whole
 from keras_popdescent.population.executor import Executor
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
+from keras_popdescent.tuners.arguments import check_oracle
 from keras_popdescent.tuners.base import PopulationOracle, PopulationTuner
 from keras_popdescent.tuners.blueprint import UserBinding
 
@@ -65,6 +67,9 @@ class PopDescentTuner(PopulationTuner):
             (10**6 bytes). Defaults to None: no bound; two snapshots stay, and a third while it is
             written.
         seed: Seed of everything; None for another one each time. 0 is a seed.
+        deterministic: Whether the backend is told, when the search begins, to use only operations
+            that give the same result twice: for GPUs, where this costs speed; CPUs do so anyway. On
+            TensorFlow it holds for the whole process from then on. Defaults to False.
         hyperparameters: As for `RandomSearch`.
         tune_new_entries: As for `RandomSearch`.
         allow_new_entries: As for `RandomSearch`.
@@ -115,6 +120,7 @@ class PopDescentTuner(PopulationTuner):
         checkpoint_every: int | None = None,
         max_disk_mb: float | None = None,
         seed: int | None = None,
+        deterministic: bool = False,
         hyperparameters: Any = None,
         tune_new_entries: bool = True,
         allow_new_entries: bool = True,
@@ -122,6 +128,8 @@ class PopDescentTuner(PopulationTuner):
         max_consecutive_failed_trials: int = 3,
         **kwargs: Any,
     ) -> None:
+        check_oracle(locals())
+        check_whole("max_consecutive_failed_trials", max_consecutive_failed_trials)
         oracle = PopulationOracle(
             objective=objective,
             max_trials=max_trials,
@@ -153,5 +161,6 @@ class PopDescentTuner(PopulationTuner):
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
             max_disk_mb=max_disk_mb,
+            deterministic=deterministic,
             **kwargs,
         )

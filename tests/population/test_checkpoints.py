@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import warnings
 
 import keras
@@ -12,6 +15,7 @@ import pytest
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.checkpoint import folder as folders
 from keras_popdescent.errors import ArgumentError, DamagedError, DataError, ProjectError
+from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.population import Observer, Population
 from keras_popdescent.strategies import ESGD, ClosingPlan, PopDescent, TrainingPlan
 from keras_popdescent.tuners.blueprint import TunerBlueprint
@@ -479,6 +483,72 @@ def test_a_bound_that_is_reached_ends_the_saving_only(tmp_path):
     assert_equal(contents(again), contents(whole))
 
 
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the vectorized executor needs JAX")
+@pytest.mark.parametrize("iteration", [1, 3])
+def test_the_vectorized_executor_goes_on(iteration, tmp_path):
+    """Bit for bit: one process compiles the same program twice, and it adds in the same order."""
+    whole = make(executor="vectorized")
+    fit(whole)
+    with pytest.raises(Crash):
+        fit(make(executor="vectorized"), tmp_path, observers=[Crashes(iteration)])
+    again = make(executor="vectorized")
+    fit(again, tmp_path)
+    assert_equal(contents(again), contents(whole))
+    with pytest.raises(ProjectError, match='executor: was .*pass `executor="vectorized"` to go on'):
+        fit(make(executor="sequential"), tmp_path, iterations=9)
+
+
+@pytest.mark.backend
+def test_a_snapshot_of_another_executor(tmp_path):
+    """As where `"auto"` chooses another one, on a machine with a GPU, say."""
+
+    class OtherExecutor(SequentialExecutor):
+        pass
+
+    fit(make(executor="sequential"), tmp_path)
+    with pytest.raises(ProjectError, match='executor: was .*pass `executor="sequential"` to go on'):
+        fit(make(executor=OtherExecutor()), tmp_path, iterations=9)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return what makes a file system of so many bytes; it needs the rights to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a file system needs root")
+
+    def make_disk(num_bytes):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        if told.returncode:
+            pytest.skip(f"no file system can be mounted here: {told.stderr.strip()}")
+        return folder
+
+    yield make_disk
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("num_bytes", [32_768, 81_920, 131_072])
+def test_a_real_disk_that_is_full(num_bytes, small_disk, tmp_path):
+    """At the first snapshot, while the second or third is written, or by the history."""
+    whole = make()
+    fit(whole, iterations=60)
+    disk = small_disk(num_bytes)
+    population = make()
+    with pytest.warns(CheckpointWarning, match="No more checkpoints"):
+        fit(population, disk / "search", iterations=60)
+    assert_equal(contents(population), contents(whole))
+    if any((disk / "search").glob("snapshot*")):
+        # What was saved goes on elsewhere.
+        shutil.copytree(disk / "search", tmp_path / "elsewhere")
+        again = make()
+        fit(again, tmp_path / "elsewhere", iterations=60)
+        assert_equal(contents(again), contents(whole))
+
+
 @pytest.mark.parametrize("name", ["write", "history_mark"])
 def test_a_full_disk_ends_the_saving_only(name, tmp_path, monkeypatch):
     whole = make()
@@ -506,7 +576,7 @@ def test_a_full_disk_ends_the_saving_only(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"checkpoint_every": 0}, "`checkpoint_every`.*at least 1.*checkpoint_every=0"),
+        ({"checkpoint_every": 0}, "`checkpoint_every`.*at least 1, not 0"),
         ({"checkpoint_every": 1.5}, "`checkpoint_every`"),
         ({"checkpoint_every": "often"}, "`checkpoint_every`"),
         ({"max_disk_mb": 0}, "`max_disk_mb`.*above 0"),

@@ -328,3 +328,84 @@ def test_kerastuner_still_calls_what_is_overridden(build, tmp_path):
     tuner.oracle.end_trial(trial)
     assert saved == [trial] * 3
     assert os.path.basename(tuner._get_tuner_fname()) == "tuner0.json"
+
+
+HOSTILE = ["../../x", "/x", "a/b", "..", ".", "trial_1/../../x", "a\0b", "~", "$HOME"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_in_the_directory(name, tmp_path, data, monkeypatch):
+    """Names of hyperparameters and of models become parts of no path."""
+    inside = tmp_path / "home" / "inside"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+
+    def build(hp):
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        rate = hp.Float(name, 1e-4, 1e-1, sampling="log")
+        model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+        return model
+
+    for _ in range(2):  # the second one reads what the first has written
+        tuner = make(build, inside)
+        tuner.search(*data, **{**FIT, "epochs": 1})
+        assert name in tuner.get_best_hyperparameters()[0].values
+    found = [path.relative_to(tmp_path) for path in tmp_path.rglob("*")]
+    project = Path("home", "inside", "untitled_project")
+    assert all(project in (path, *path.parents) for path in found if len(path.parts) > 2)
+    with pytest.raises(ArgumentError, match="`tuner_id`"):
+        make(build, inside, tuner_id=f"{name}/x")
+
+
+def test_names_that_are_taken(tmp_path, data):
+    def build(hp):
+        rate = hp.Float("popdescent/learning_rate", 1e-4, 1e-1)
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        model.compile(keras.optimizers.SGD(rate), "mse")
+        return model
+
+    with pytest.raises(ArgumentError, match="`popdescent/learning_rate`.*begin with"):
+        make(build, tmp_path).search(*data, **FIT)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/../../b", "..", ".", "a\0b", " "])
+def test_hostile_project_names(name, overwrite, build, tmp_path):
+    kept = tmp_path / "inside" / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(ArgumentError, match="project_name"):
+        make(build, tmp_path / "inside", project_name=name, overwrite=overwrite)
+    assert list(tmp_path.rglob("*")) == [kept.parent, kept]
+
+
+def test_a_build_function_that_raises_for_live_values(tmp_path, data):
+    """Live values are written, not built with: the search goes on, and so does its result."""
+
+    def build(hp):
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log", default=1e-2)
+        if rate in winner:
+            raise RuntimeError("no such rate")
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        model.compile(keras.optimizers.Adam(rate), "mse", metrics=["mae"])
+        return model
+
+    winner = []
+    x, y = data
+    tuner = make(build, tmp_path)
+    tuner.search(x, np.eye(3)[y], **FIT)
+    expected = tuner.get_best_models()[0]
+    values = tuner.get_best_hyperparameters()[0].values
+    assert values["learning_rate"] != 1e-2
+    winner.append(values["learning_rate"])
+    found = tuner.get_best_models()[0]
+    loaded = make(build, tmp_path).get_best_models()[0]
+    for model in (found, loaded):
+        np.testing.assert_allclose(float(model.optimizer.learning_rate), values["learning_rate"])
+        for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, other)
+        assert [v.path for v in model.optimizer.variables] == [
+            v.path for v in expected.optimizer.variables
+        ]
+        model.save(tmp_path / "model.keras")
+        keras.models.load_model(tmp_path / "model.keras")

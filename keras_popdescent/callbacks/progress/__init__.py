@@ -116,7 +116,7 @@ def make_progress(verbose: int | str = "auto", *, notes: Sequence[str] = ()) -> 
     Raises:
         ArgumentError: For any other `verbose`.
     """
-    if verbose not in ("auto", 0, 1, 2):
+    if not isinstance(verbose, str | int | float) or verbose not in ("auto", 0, 1, 2):
         raise ArgumentError(
             describe("There is no such progress display.", "Expected 'auto', 0, 1 or 2.",
                      verbose=verbose)

@@ -1,0 +1,217 @@
+"""What a tuner's constructor refuses, before KerasTuner makes or deletes a file."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+
+from keras_popdescent.arguments import check_flag, check_number, check_type, check_whole
+from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
+from keras_popdescent.hyperparameters import Binding
+from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
+
+_COUNTS = (
+    "batches_per_iteration",
+    "iterations",
+    "max_gradient_steps",
+    "validation_samples",
+)
+
+
+def check_objective_form(objective: Any) -> None:
+    """Refuse what KerasTuner makes no objective of.
+
+    Args:
+        objective: A name, a `keras_tuner.Objective`, a list of both, or None.
+
+    Raises:
+        ObjectiveError: Saying what came.
+    """
+    if objective is None:
+        return
+    try:
+        made = keras_tuner.Oracle(objective=objective, seed=1).objective
+        named = list(made.name_to_direction.items()) if hasattr(made, "name_to_direction") else []
+        named.append((made.name, made.direction))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ObjectiveError(
+            describe(
+                "The objective is none whose direction is known.",
+                'Expected a name such as "val_loss", a `keras_tuner.Objective(name, direction)`, '
+                "or a list of both.",
+                objective=objective,
+            )
+        ) from error
+    for name, direction in named:
+        if not isinstance(name, str) or not name or str(direction) not in ("min", "max"):
+            raise ObjectiveError(
+                describe(
+                    "An objective has a name, and the direction 'min' or 'max'.",
+                    name=name,
+                    direction=direction,
+                )
+            )
+
+
+def check_oracle(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of an oracle that cannot work.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    check_whole("max_trials", arguments["max_trials"])
+    check_whole("max_retries_per_trial", arguments["max_retries_per_trial"], 0, none=False)
+    for name in ("tune_new_entries", "allow_new_entries"):
+        check_flag(name, arguments[name])
+        if not arguments[name] and arguments["hyperparameters"] is None:
+            raise ArgumentError(
+                describe(
+                    f"`{name}=False` leaves nothing to tune.",
+                    fix="Declare the search space with `hyperparameters`.",
+                )
+            )
+    check_type(
+        "hyperparameters",
+        arguments["hyperparameters"],
+        keras_tuner.HyperParameters,
+        "a `keras_tuner.HyperParameters`",
+    )
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of a population tuner that cannot work.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    check_sizes(arguments["population_size"], arguments["num_elites"])
+    for name in _COUNTS:
+        check_whole(name, arguments[name])
+    if arguments["max_time"] != float("inf"):
+        check_number("max_time", arguments["max_time"], 0.0, above=True)
+    check_strategy(arguments["strategy"])
+    check_initial(arguments["initial_hyperparameters"])
+    check_flag("implicit_mutation", arguments["implicit_mutation"])
+    check_flag("checkpoint", arguments["checkpoint"])
+    check_flag("deterministic", arguments["deterministic"])
+    check_type("bindings", arguments["bindings"], Mapping, "a dict by hyperparameter")
+    for name, binding in (arguments["bindings"] or {}).items():
+        if not isinstance(name, str) or not (
+            isinstance(binding, str | Binding) or callable(binding)
+        ):
+            raise ArgumentError(
+                describe(
+                    f"`bindings` has {name!r}: {binding!r:.200}.",
+                    "Expected by the name of a hyperparameter: a kind, the path of a live scalar, "
+                    "a `Binding`, or a function that returns one.",
+                )
+            )
+    hypermodel = arguments["hypermodel"]
+    if not (hypermodel is None or callable(hypermodel)) and not isinstance(
+        hypermodel, keras_tuner.HyperModel
+    ):
+        raise ArgumentError(
+            describe(
+                f"`hypermodel` must be a function `build_model(hp)` or a `HyperModel`, not "
+                f"{hypermodel!r:.200}."
+            )
+        )
+
+
+def check_keras_tuner(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of `keras_tuner.Tuner` that cannot work.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    known = set(inspect.signature(keras_tuner.Tuner.__init__).parameters) - {"self", "kwargs"}
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise ArgumentError(
+                describe(
+                    f"There is no argument `{name}`.",
+                    f"Did you mean `{close[0]}`?" if close else "",
+                    f"Those of `keras_tuner.Tuner` are: {', '.join(sorted(known))}.",
+                )
+            )
+    check_whole("executions_per_trial", arguments.get("executions_per_trial", 1), none=False)
+    check_whole("max_model_size", arguments.get("max_model_size"))
+    check_flag("overwrite", arguments.get("overwrite", False))
+    check_project(arguments.get("directory"), arguments.get("project_name"))
+    tuner_id = arguments.get("tuner_id")
+    if tuner_id is not None:
+        check_file_name("tuner_id", tuner_id)
+
+
+def check_project(directory: Any, name: Any) -> None:
+    """Refuse a project that would not be a folder within its directory: it may be deleted.
+
+    Args:
+        directory: Where projects are; None for the working directory.
+        name: The project's name; None for KerasTuner's default.
+
+    Raises:
+        ArgumentError: Saying what is wrong with it.
+    """
+    check_type("directory", directory, (str, os.PathLike), "a path")
+    check_type("project_name", name, str, "a name")
+    if "\0" in f"{directory or ''}{name or ''}":
+        raise ArgumentError(
+            describe("No path has a zero byte.", directory=str(directory), project_name=name)
+        )
+    if not name:
+        name = "untitled_project"
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or name != name.strip():
+        raise ArgumentError(
+            describe(
+                "`project_name` is no folder within `directory`.",
+                "Expected a name without `..`, that begins with no slash.",
+                project_name=name,
+            )
+        )
+    place = Path(directory or ".")
+    for folder in (place, *((place / name), *(place / name).parents)):
+        if _is_file(folder):
+            raise ArgumentError(
+                describe(
+                    "There is a file where the project's folder would be.",
+                    fix="Choose another `directory` or `project_name`.",
+                    path=str(folder),
+                )
+            )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError as error:
+        raise ArgumentError(
+            describe(
+                f"The project's folder cannot be: {error.strerror or error}.",
+                fix="Choose another `directory` or `project_name`.",
+                path=str(path)[:200],
+            )
+        ) from error
+
+
+def check_file_name(name: str, value: Any) -> None:
+    """Refuse what cannot be a file's name, or would be a file elsewhere.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    if not isinstance(value, str) or Path(value).name != value or "\0" in value:
+        raise ArgumentError(
+            describe(
+                f"`{name}` must be a word without slashes, not {value!r:.200}.",
+                "It is part of a file's name.",
+            )
+        )
