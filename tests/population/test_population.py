@@ -271,7 +271,7 @@ def test_two_in_five_are_replaced_by_default():
     ("changes", "error", "message"),
     [
         ({"validation_data": None}, DataError, "`val_loss` is measured on validation data"),
-        ({"iterations": 0}, ArgumentError, "`iterations` must be at least 1"),
+        ({"iterations": 0}, ArgumentError, "`iterations` must be a whole number of at least 1"),
         ({"validation_samples": 0}, ArgumentError, "`validation_samples` must be at least 1"),
         ({"validation_data": (X[60:], Y[61:])}, DataError, "different lengths.*19, 20"),
         ({"sample_weight": np.ones(3)}, DataError, "different lengths"),
