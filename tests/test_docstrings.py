@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 MODULES = [
+    "keras_popdescent.strategies.esgd",
     "keras_popdescent.strategies.popdescent",
     "keras_popdescent.population.population",
     "keras_popdescent.callbacks.popdescent",

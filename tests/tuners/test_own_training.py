@@ -1,5 +1,6 @@
 """Overridden `run_trial`, `_build_and_fit_model` and `HyperModel.fit`: the user's code trains."""
 
+import gc
 import math
 
 import keras
@@ -227,6 +228,35 @@ class TestFit:
         assert tuner.get_best_models()[0].built
         again = make(Unbuilt(), tmp_path)
         assert again.get_best_models()[0].built
+
+
+class TestGarbage:
+    """KerasTuner collects garbage before each build, which is slow where much is in memory."""
+
+    def search(self, tmp_path):
+        frozen = []
+
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                frozen.append(gc.get_freeze_count())
+                return trial.hyperparameters.Float("x", -2.0, 2.0)
+
+        Mine(seed=0, directory=tmp_path, iterations=2, overwrite=True).search(verbose=0)
+        return frozen
+
+    def test_a_search_keeps_it_off_what_was_there_before(self, tmp_path):
+        assert gc.get_freeze_count() == 0
+        assert min(self.search(tmp_path)) > 100_000
+        assert gc.get_freeze_count() == 0
+
+    def test_objects_that_somebody_else_has_frozen_stay_so(self, tmp_path):
+        gc.freeze()
+        try:
+            count = gc.get_freeze_count()
+            self.search(tmp_path)
+            assert gc.get_freeze_count() >= 0.9 * count
+        finally:
+            gc.unfreeze()
 
 
 class TestRunTrial:
