@@ -6,6 +6,7 @@ import Keras within each search.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Member(tune.Trainable):
 
 def search(task: Task, seed: int, folder: Path) -> Found:
     """Train as many members as the budget holds, as many at a time as there are cores."""
+    # Ray's newer display prints a box whatever `verbose` says.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     space = {name: domain(limits) for name, limits in task.space.items()}

@@ -12,7 +12,6 @@ import numpy as np
 from keras_popdescent.data.arrays import Indices
 from keras_popdescent.data.batch import Batch
 
-
 # The methods that decide what a step reports.
 _REPORTING = ("train_step", "test_step", "compute_metrics", "get_metrics_result")
 
