@@ -77,8 +77,8 @@ format: $(STAMP) ## format, and mend what lint can mend
 notebooks: package ## execute the notebooks in a small setting, without saving them
 	KERAS_POPDESCENT_SMALL=1 $(BIN)/jupyter-execute $(wildcard notebooks/*.ipynb)
 
-bench: $(STAMP) ## measure what a search costs over bare train steps
-	$(BIN)/python -m benchmarks.overhead
+bench: $(STAMP) ## all benchmarks, each a comparison in one run; writes benchmarks/RESULTS.md (an hour or more)
+	$(BIN)/python -m benchmarks
 
 install: $(STAMP) ## make the environment, without running anything
 

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import keras
+import keras_tuner
 import numpy as np
 
 from keras_popdescent.tuners import PopDescentTuner
@@ -26,7 +27,7 @@ TARGET = 0.02
 WARM = 10
 
 
-def build(hp: object) -> keras.Model:
+def build(hp: keras_tuner.HyperParameters) -> keras.Model:
     """Return a network with a live rate, a live dropout and two rebuild hyperparameters."""
     rate = hp.Float("rate", 1e-4, 1e-1, sampling="log")
     regularizer = keras.regularizers.L2(hp.Float("l2", 1e-6, 1e-2, sampling="log"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -277,6 +280,135 @@ def test_a_loop_is_built_once_for_each_batch_size():
         stepper.train_indices(arrays, [rows.reshape(3, 16), rows[:4].reshape(1, 4)])
         stepper.test_indices(arrays, [rows.reshape(3, 16)])
     assert len(stepper._loops) == 3
+
+
+def rows_of(batch_size=16, steps=3):
+    return np.arange(batch_size * steps, dtype=np.int32).reshape(steps, batch_size)
+
+
+@pytest.mark.parametrize(
+    "name", [marked("sample weight"), marked("batch norm"), "several", "metric of many numbers"]
+)
+def test_logs_are_the_metrics_results(name):
+    """The last step's own, which are not computed again."""
+    _, model, data, _ = pair(name)
+    stepper = make_stepper(model)
+    arrays = stepper.load(data.arrays)
+    for run in (stepper.train_indices, stepper.test_indices):
+        stepper.reset()
+        run(arrays, [rows_of(), rows_of(4, 1)])
+        results = {}
+        for key, value in model.get_metrics_result().items():
+            results.update(value if isinstance(value, dict) else {key: value})
+        expected = {key: float(value) for key, value in results.items()}
+        assert stepper.logs() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.backend
+def test_a_model_that_has_its_own_word_on_results_is_asked():
+    class Doubled(keras.Sequential):
+        def get_metrics_result(self):
+            results = super().get_metrics_result()
+            return {key: 2.0 * value for key, value in results.items()}
+
+        def compute_metrics(self, *arguments, **keywords):
+            super().compute_metrics(*arguments, **keywords)
+            return super().get_metrics_result()
+
+    model = mlp(cls=Doubled)
+    model.test_on_batch(X[:16], Y[:16])
+    stepper = make_stepper(model)
+    stepper.reset()
+    stepper.test_batch((X[:16], Y[:16]))
+    error = np.mean((model.predict(X[:16], verbose=0) - Y[:16]) ** 2)
+    assert stepper.logs()["loss"] == pytest.approx(2.0 * error, rel=1e-4)
+
+
+@pytest.mark.backend
+def test_reset_gives_metrics_their_first_values_again_and_again():
+    class FromTen(keras.metrics.Metric):
+        """Starts at 10: what its own `reset_state` says counts."""
+
+        def __init__(self):
+            super().__init__(name="from_ten")
+            self.total = self.add_variable((), "zeros", name="total")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.total.assign_add(1.0)
+
+        def result(self):
+            return self.total + 0.0
+
+        def reset_state(self):
+            self.total.assign(10.0)
+
+    for metrics in (["mae"], [FromTen()]):
+        model = mlp(metrics=metrics)
+        model.test_on_batch(X[:16], Y[:16])
+        stepper = make_stepper(model)
+        arrays = stepper.load((X, Y))
+        seen = []
+        for _ in range(3):
+            stepper.reset()
+            stepper.test_indices(arrays, [rows_of()])
+            seen.append(stepper.logs())
+        assert seen[0] == seen[1] == seen[2]
+    assert seen[0]["from_ten"] == 13.0
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="The loop around the step is TensorFlow's.")
+def test_other_data_of_the_same_form_needs_no_other_loop_and_the_first_are_not_held():
+    _, model, _, _ = pair("plain")
+    stepper = make_stepper(model)
+    first, second = stepper.load((X, Y)), stepper.load((X[:32] + 1.0, Y[:32]))
+    stepper.reset()
+    stepper.test_indices(first, [rows_of()])
+    gone = weakref.ref(first[0])
+    stepper.reset()
+    stepper.test_indices(second, [rows_of(16, 2)])
+    assert len(stepper._loops) == 1
+    expected = model.evaluate(X[:32] + 1.0, Y[:32], verbose=0, return_dict=True)
+    assert stepper.logs() == pytest.approx(expected, rel=1e-4)
+    del first
+    gc.collect()
+    assert gone() is None
+
+
+def convolutional():
+    image = [keras.Input((6,)), layers.Reshape((6, 1)), layers.Conv1D(3, 2), layers.Flatten()]
+    model = keras.Sequential([*image, layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(0.02), loss="mse")
+    return model
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(BACKEND != "jax", reason="On JAX a loop is only sometimes faster.")
+@pytest.mark.parametrize(
+    ("build", "loops"),
+    [
+        (lambda: mlp(layers.Dropout(0.4, seed=3), metrics=["mae"]), True),
+        (recurrent, True),
+        (convolutional, False),
+        (lambda: mlp(layers.Dense(500), layers.Dense(500)), False),
+    ],
+)
+def test_small_networks_without_convolutions_run_in_a_loop_that_computes_the_same(build, loops):
+    models = [build(), build()]
+    models[1].set_weights(models[0].get_weights())
+    for model in models:
+        model.test_on_batch(X[:16], Y[:16])
+        model.optimizer.build(model.trainable_variables)
+    steppers = [make_stepper(model) for model in models]
+    arrays = steppers[0].load((X, Y))
+    for stepper in steppers:
+        stepper.reset()
+    steppers[0].train_indices(arrays, [rows_of()])
+    for row in rows_of():
+        steppers[1].train_indices(arrays, [row[np.newaxis]])
+    assert [loop is not None for loop in steppers[0]._loops.values()] == [loops]
+    assert steppers[1]._loops == {}
+    assert steppers[0].logs() == steppers[1].logs()
+    assert_same_variables(*models, atol=1e-7)
 
 
 @pytest.mark.backend

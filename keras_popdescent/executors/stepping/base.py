@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_popdescent.data.arrays import Indices
 from keras_popdescent.data.batch import Batch
+
+# The methods that decide what a step reports.
+_REPORTING = ("train_step", "test_step", "compute_metrics", "get_metrics_result")
 
 
 class Stepper(ABC):
@@ -24,10 +28,25 @@ class Stepper(ABC):
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
+        own = map(_resets_variables_only, model.metrics)
+        self._same_start = _is_stock(model, "reset_metrics") and all(own)
+        # The metrics' variables and their values after a reset, once there was one.
+        self._start: tuple[list[keras.Variable], list[Any]] | None = None
 
     def reset(self) -> None:
         """Set all metrics back."""
+        if self._start is not None:
+            self._assign(*self._start)
+            return
         self.model.reset_metrics()
+        if self._same_start:
+            variables = self.model.metrics_variables
+            self._start = variables, [_held(variable) for variable in variables]
+
+    @staticmethod
+    def _assign(variables: Sequence[keras.Variable], tensors: Sequence[Any]) -> None:
+        for variable, tensor in zip(variables, tensors, strict=True):
+            variable.assign(tensor)
 
     @abstractmethod
     def load(self, arrays: Batch) -> Any:
@@ -57,10 +76,14 @@ class Stepper(ABC):
 def merge_logs(model: keras.Model, last: Mapping[str, Any] | None) -> dict[str, float]:
     """Return the metrics' results, or the last step's own logs where it reports something else.
 
-    The rule is that of `fit`: a custom `train_step` may return quantities that are no metrics.
+    The rule is that of `fit`: a custom `train_step` may return quantities that are no metrics. What
+    Keras's own steps return are the metrics' results, which need not be computed again.
     """
-    results = model.get_metrics_result()
-    if last is not None and set(last) != set(results):
+    if last is None or not all(_is_stock(model, name) for name in _REPORTING):
+        results = model.get_metrics_result()
+        if last is not None and set(last) != set(results):
+            results = last
+    else:
         results = last
     flat: dict[str, float] = {}
     for name, value in results.items():
@@ -74,3 +97,22 @@ def merge_logs(model: keras.Model, last: Mapping[str, Any] | None) -> dict[str, 
 def _number(value: Any) -> float:
     array = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value
     return float(getattr(array, "mean", lambda: array)())
+
+
+def _held(variable: keras.Variable) -> Any:
+    """Return a tensor with a variable's value, which does not change with the variable."""
+    # Through NumPy: on TensorFlow `convert_to_tensor` returns the variable itself.
+    return keras.ops.convert_to_tensor(np.array(keras.ops.convert_to_numpy(variable)))
+
+
+def _is_stock(model: keras.Model, name: str) -> bool:
+    """Whether a method of a model is Keras's own."""
+    return getattr(getattr(model, name), "__func__", None) is getattr(keras.Model, name)
+
+
+def _resets_variables_only(metric: keras.Metric) -> bool:
+    """Whether a metric is set back by Keras's own code, which gives its variables their start."""
+    # What Keras makes of `compile(metrics=...)` is a metric around metrics.
+    inner = getattr(metric, "metrics", [])
+    own = str(type(metric).reset_state.__module__).startswith("keras.")
+    return own and all(map(_resets_variables_only, inner))
