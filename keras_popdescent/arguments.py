@@ -26,11 +26,9 @@ def check_whole(name: str, number: Any, least: int = 1, *, none: bool = True) ->
     if number is None and none:
         return None
     if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
-        raise ArgumentError(describe(f"`{name}` must be a whole number, not {number!r:.200}."))
+        raise _refused(name, "a whole number", number)
     if not math.isfinite(number) or int(number) != number or int(number) < least:
-        raise ArgumentError(
-            describe(f"`{name}` must be a whole number of at least {least}, not {number}.")
-        )
+        raise _refused(name, f"a whole number of at least {least}", number)
     return int(number)
 
 
@@ -67,7 +65,7 @@ def check_number(
         expected += f" {'above' if above else 'of at least'} {low:g}"
     if high < math.inf:
         expected += f", at most {high:g}"
-    raise ArgumentError(describe(f"`{name}` must be {expected}, not {number!r:.200}."))
+    raise _refused(name, expected, number)
 
 
 def check_one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
@@ -78,7 +76,7 @@ def check_one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in allowed:
         words = ", ".join(map(repr, allowed))
-        raise ArgumentError(describe(f"`{name}` must be one of {words}, not {value!r:.200}."))
+        raise _refused(name, f"one of {words}", value)
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -88,7 +86,7 @@ def check_flag(name: str, value: Any) -> None:
         ArgumentError: Naming the argument.
     """
     if not isinstance(value, bool | np.bool_):
-        raise ArgumentError(describe(f"`{name}` must be True or False, not {value!r:.200}."))
+        raise _refused(name, "True or False", value)
 
 
 def make_whole(
@@ -123,8 +121,8 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: s
         ArgumentError: Naming the argument.
     """
     if value is not None and not isinstance(value, kind):
-        hint = " Did you mean to call it?" if isinstance(value, type) else ""
-        raise ArgumentError(describe(f"`{name}` must be {expected}, not {value!r:.200}.{hint}"))
+        hint = "Did you mean to call it?" if isinstance(value, type) else ""
+        raise _refused(name, expected, value, hint)
 
 
 def check_seed(seed: Any) -> None:
@@ -135,4 +133,10 @@ def check_seed(seed: Any) -> None:
     """
     check_whole("seed", seed, least=0)
     if isinstance(seed, float | np.floating):
-        raise ArgumentError(describe(f"`seed` must be a whole number, not {seed!r}."))
+        raise _refused("seed", "a whole number", seed)
+
+
+def _refused(name: str, expected: str, value: Any, fix: str = "") -> ArgumentError:
+    # "low` of `rate" names an argument within another.
+    received = {name.partition("`")[0]: value}
+    return ArgumentError(describe(f"`{name}` must be {expected}.", fix=fix, **received))

@@ -62,11 +62,15 @@ def describe(what: str, expected: str = "", fix: str = "", **received: object) -
         what: One sentence that says what happened.
         expected: What would have been right.
         fix: What the reader can do.
-        **received: The offending values by argument name.
+        **received: The offending values by argument name; long ones are shortened.
     """
     parts = [what, expected, fix]
     if received:
-        parts.append(
-            "Received: " + ", ".join(f"{name}={value!r}" for name, value in received.items())
-        )
+        shown = (f"{name}={_shown(value)}" for name, value in received.items())
+        parts.append("Received: " + ", ".join(shown))
     return " ".join(part for part in parts if part)
+
+
+def _shown(value: object, limit: int = 400) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"

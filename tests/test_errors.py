@@ -52,6 +52,7 @@ def test_every_error_is_caught_as_what_python_would_raise(error, builtin):
             {"name": "x", "size": [1]},
             "It broke. Expected more. Received: name='x', size=[1]",
         ),
+        (("It broke.",), {"x": "y" * 999}, "It broke. Received: x='" + "y" * 399 + "…"),
         (("It broke.",), {"what_else": None}, "It broke. Received: what_else=None"),
     ],
 )

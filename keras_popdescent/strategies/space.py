@@ -154,7 +154,7 @@ class LinearDimension(Dimension):
 def _check_dimension(dimension: LogDimension | LinearDimension) -> None:
     """Refuse bounds and defaults that are no numbers, or do not belong together."""
     if not isinstance(dimension.name, str) or not dimension.name:
-        raise ArgumentError(describe(f"`name` must be a word, not {dimension.name!r:.200}."))
+        raise ArgumentError(describe("`name` must be a word.", name=dimension.name))
     check_one_of("kind", dimension.kind, KINDS)
     for name in ("low", "high", "default"):
         check_number(f"{name}` of `{dimension.name}", getattr(dimension, name), none=False)

@@ -1,5 +1,5 @@
 """Tuners: the KerasTuner face."""
 
-from keras_popdescent.tuners.base import PopulationOracle as PopulationOracle
 from keras_popdescent.tuners.base import PopulationTuner as PopulationTuner
+from keras_popdescent.tuners.oracle import PopulationOracle as PopulationOracle
 from keras_popdescent.tuners.popdescent import PopDescentTuner as PopDescentTuner

@@ -211,7 +211,8 @@ def check_file_name(name: str, value: Any) -> None:
     if not isinstance(value, str) or Path(value).name != value or "\0" in value:
         raise ArgumentError(
             describe(
-                f"`{name}` must be a word without slashes, not {value!r:.200}.",
+                f"`{name}` must be a word without slashes.",
                 "It is part of a file's name.",
+                **{name: value},
             )
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_popdescent.data import NO_DATA
 from keras_popdescent.population.executor import Setup
+from keras_popdescent.tuners.execution import Execution
 from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.heldout import prepare_heldout
 from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
@@ -18,7 +19,7 @@ from keras_popdescent.tuners.own_training import OwnTraining, plan_calls
 from keras_popdescent.tuners.result import SearchResult, make_result
 
 if TYPE_CHECKING:
-    from keras_popdescent.tuners.base import PopulationTuner, _Run
+    from keras_popdescent.tuners.base import PopulationTuner
 
 
 @contextmanager
@@ -44,7 +45,6 @@ def _quick_collections() -> Iterator[None]:
 @_quick_collections()
 def search_with_own_training(
     tuner: PopulationTuner,
-    make_run: Callable[..., _Run],
     code: Callable[..., Any],
     args: Sequence[Any],
     fit_kwargs: Mapping[str, Any],
@@ -54,7 +54,6 @@ def search_with_own_training(
 
     Args:
         tuner: The tuner.
-        make_run: Makes an execution of it from the tuner, a seed, `verbose` and its number.
         code: The overridden method, which gets the arguments of `search`.
         args: Positional arguments of `search`.
         fit_kwargs: Arguments of `search` by name.
@@ -72,11 +71,11 @@ def search_with_own_training(
     budget = calls.budget(tuner.max_time)
     tuner.oracle.verbose = 0
     tuner.on_search_begin()
-    runs: list[_Run] = []
+    runs: list[Execution] = []
     try:
         seeds = np.random.SeedSequence(tuner.oracle.seed).spawn(tuner.executions_per_trial)
         for execution, seed in enumerate(seeds):
-            run = make_run(tuner, seed, kwargs.get("verbose", "auto"), execution)
+            run = Execution(tuner, seed, kwargs.get("verbose", "auto"), execution)
             executor = OwnTraining(tuner, calls, args, kwargs, run.trial_in, run.stop)
             run.use(executor, "your own training, called by this tuner")
             tuner._runs.append(run)

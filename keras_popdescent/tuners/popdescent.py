@@ -11,8 +11,9 @@ from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.arguments import check_oracle
-from keras_popdescent.tuners.base import PopulationOracle, PopulationTuner
+from keras_popdescent.tuners.base import PopulationTuner
 from keras_popdescent.tuners.blueprint import UserBinding
+from keras_popdescent.tuners.oracle import PopulationOracle
 
 
 class PopDescentTuner(PopulationTuner):

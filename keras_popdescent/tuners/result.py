@@ -16,7 +16,8 @@ from keras_popdescent.tuners.heldout import Held, report
 if TYPE_CHECKING:
     import keras
 
-    from keras_popdescent.tuners.base import PopulationTuner, _Run
+    from keras_popdescent.tuners.base import PopulationTuner
+    from keras_popdescent.tuners.execution import Execution
 
 # A table in a notebook shows so many members.
 SHOWN = 10
@@ -143,7 +144,7 @@ class SearchResult:
 
 
 def make_result(
-    tuner: PopulationTuner, runs: Sequence[_Run], data: SearchData, held: Held | None
+    tuner: PopulationTuner, runs: Sequence[Execution], data: SearchData, held: Held | None
 ) -> SearchResult:
     """Return the outcome of one call of `search`.
 

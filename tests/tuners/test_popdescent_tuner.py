@@ -19,7 +19,7 @@ from keras_popdescent.errors import (
     ProjectError,
 )
 from keras_popdescent.strategies import UnitMutation
-from keras_popdescent.tuners.base import BIRTH, INHERITED, PARENT
+from keras_popdescent.tuners.execution import BIRTH, INHERITED, PARENT
 
 FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
 
