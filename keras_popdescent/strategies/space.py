@@ -184,8 +184,9 @@ class SearchSpace:
             if not isinstance(dimension, Dimension):
                 raise ArgumentError(
                     describe(
-                        f"A search space is made of dimensions, not of {dimension!r:.200}.",
+                        "A search space is made of dimensions.",
                         "Expected `LogDimension`, `LinearDimension` or another `Dimension`.",
+                        dimension=dimension,
                     )
                 )
         self._dimensions = {dimension.name: dimension for dimension in dimensions}

@@ -107,9 +107,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         ):
             raise ArgumentError(
                 describe(
-                    f"`bindings` has {name!r}: {binding!r:.200}.",
+                    "`bindings` has an entry that says nothing.",
                     "Expected by the name of a hyperparameter: a kind, the path of a live scalar, "
                     "a `Binding`, or a function that returns one.",
+                    bindings={name: binding},
                 )
             )
     hypermodel = arguments["hypermodel"]
@@ -118,8 +119,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     ):
         raise ArgumentError(
             describe(
-                f"`hypermodel` must be a function `build_model(hp)` or a `HyperModel`, not "
-                f"{hypermodel!r:.200}."
+                "`hypermodel` must be a function `build_model(hp)` or a `HyperModel`.",
+                hypermodel=hypermodel,
             )
         )
 

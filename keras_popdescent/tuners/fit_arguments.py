@@ -101,8 +101,9 @@ def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArgument
         if not callable(callback) and not isinstance(callback, keras.callbacks.Callback):
             raise ArgumentError(
                 describe(
-                    f"`callbacks` has {callback!r:.200} among it.",
+                    "`callbacks` has something else than callbacks among it.",
                     "Expected Keras callbacks, or functions that return one.",
+                    callback=callback,
                 )
             )
     verbose = given.get("verbose", "auto")

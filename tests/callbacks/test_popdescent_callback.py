@@ -202,9 +202,13 @@ class TestBadInput:
     def test_sizes(self):
         with pytest.raises(ArgumentError, match="num_elites"):
             PopDescentCallback(5, 6)
-        with pytest.raises(ArgumentError, match="at least one"):
+        with pytest.raises(
+            ArgumentError, match="`population_size` must be a whole number of at least 1"
+        ):
             PopDescentCallback(0)
-        with pytest.raises(ArgumentError, match="at least one batch"):
+        with pytest.raises(
+            ArgumentError, match="`batches_per_iteration` must be a whole number of at least 1"
+        ):
             PopDescentCallback(batches_per_iteration=0)
 
     def test_objective_without_validation_data(self):

@@ -250,7 +250,7 @@ def test_a_model_that_was_fitted_before_goes_on_from_there():
 @pytest.mark.parametrize(
     ("size", "num_elites", "message"),
     [
-        (0, None, "`population_size` must be a whole number of at least 1, not 0"),
+        (0, None, "`population_size` must be a whole number of at least 1.*population_size=0"),
         (2.5, None, "`population_size` must be a whole number"),
         (3, 4, "`num_elites` is outside 0 ... population_size.*num_elites=4, population_size=3"),
         (3, -1, "`num_elites` must be"),

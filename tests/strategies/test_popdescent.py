@@ -258,7 +258,7 @@ def test_reference_switches():
 @pytest.mark.parametrize("noise_scale", [-0.1, float("inf"), NAN])
 def test_a_noise_scale_that_cannot_be(noise_scale):
     with pytest.raises(
-        ArgumentError, match=r"`noise_scale` must be a finite number of at least 0, not "
+        ArgumentError, match=r"`noise_scale` must be a finite number of at least 0\. Received: "
     ):
         PopDescent(noise_scale=noise_scale)
 

@@ -194,7 +194,7 @@ class TestArguments:
             make(None, tmp_path)
 
     def test_a_hypermodel_that_is_none(self, tmp_path):
-        with pytest.raises(ValueError, match="`hypermodel` argument should be either"):
+        with pytest.raises(ValueError, match="`hypermodel` must be a function"):
             make("build_model", tmp_path)
 
     def test_overwrite(self, tmp_path, data):

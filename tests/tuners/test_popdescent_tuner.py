@@ -418,7 +418,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("size", [0, -3])
     def test_population_size(self, build, tmp_path, size):
-        with pytest.raises(ArgumentError, match="at least one member"):
+        with pytest.raises(
+            ArgumentError, match="`population_size` must be a whole number of at least 1"
+        ):
             make(build, tmp_path, population_size=size)
 
     def test_lengths(self, build, tmp_path, data):

@@ -397,7 +397,9 @@ class TestBudgets:
             make(tmp_path).search(*data, **FIT, epochs=epochs)
 
     def test_a_validation_batch_size_of_0(self, tmp_path, data):
-        with pytest.raises(ArgumentError, match="batch size must be at least 1"):
+        with pytest.raises(
+            ArgumentError, match="`validation_batch_size` must be a whole number of at least 1"
+        ):
             make(tmp_path).search(*data, **FIT, validation_batch_size=0)
 
     def test_an_interrupt_keeps_the_best_so_far(self, tmp_path, data):
