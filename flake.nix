@@ -64,7 +64,7 @@
             impureEnvVars = lib.fetchers.proxyImpureEnvVars;
             SSL_CERT_FILE = "${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt";
             outputHashMode = "recursive";
-            outputHash = "sha256-kJduiAsfZc96zJlb358gfK9synRx+bYOQnYqI5VAOhU=";
+            outputHash = "sha256-X+860YdHVyKv7u2mto/aarGba7ALlNAdDyMzmO2/mMo=";
           }
           ''
             python -m pip download --no-cache-dir --no-deps --require-hashes --only-binary :all: \
