@@ -322,6 +322,9 @@ class Population:
         observers: Sequence[Observer],
         checkpoints: Checkpoints | None = None,
     ) -> None:
+        space = self.blueprint.space
+        own = [f"popdescent/{name}" for name in self.strategy.multipliers]
+        check_initial_names(initial, [*space.names(), *own])
         seeds = self._seeds if checkpoints is None else checkpoints.root(self._seeds)
         rng_seed, executor_seed = seeds.spawn(2)
         settings = Settings(
@@ -337,7 +340,7 @@ class Population:
         loop = Loop(
             self.executor,
             self.strategy,
-            self.blueprint.space,
+            space,
             self.objective,
             settings,
             np.random.default_rng(rng_seed),
@@ -455,6 +458,27 @@ def check_initial(initial: Any) -> None:
                 "`initial_hyperparameters` is no list of dicts.",
                 "Expected a dict of values by name for each of the first members.",
                 initial_hyperparameters=initial,
+            )
+        )
+
+
+def check_initial_names(initial: Sequence[Values], known: Sequence[str]) -> None:
+    """Refuse initial values of hyperparameters that are not there: they would have no effect.
+
+    Args:
+        initial: Values for each of the first members.
+        known: The names that there are.
+
+    Raises:
+        ArgumentError: Naming those that are not.
+    """
+    unknown = sorted({str(name) for given in initial for name in given if name not in known})
+    if unknown:
+        raise ArgumentError(
+            describe(
+                "`initial_hyperparameters` names what the search space has not.",
+                f"It has: {', '.join(known) or 'nothing'}.",
+                unknown=unknown,
             )
         )
 

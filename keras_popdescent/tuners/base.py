@@ -33,6 +33,7 @@ from keras_popdescent.population.export import build_plain
 from keras_popdescent.population.loop import Kept
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.population import (
+    check_initial_names,
     check_objective,
     default_elites,
     scoring_plan,
@@ -269,22 +270,13 @@ class PopulationTuner(keras_tuner.Tuner):
         return {**arguments, "batch_size": declared[BATCH_SIZE]}
 
     def check_initial(self, space: SearchSpace) -> None:
-        """Refuse initial values of hyperparameters that are not there: they would have no effect.
+        """Refuse initial values of hyperparameters that are not there.
 
         Raises:
             ArgumentError: Naming them.
         """
         known = [*space.names(), *fixed_values(self.oracle.get_space())]
-        for given in self.initial_hyperparameters:
-            unknown = [name for name in given if name not in known]
-            if unknown:
-                raise ArgumentError(
-                    describe(
-                        "`initial_hyperparameters` names what the search space has not.",
-                        f"It has: {', '.join(known) or 'nothing'}.",
-                        unknown=unknown,
-                    )
-                )
+        check_initial_names(self.initial_hyperparameters, known)
 
     def results_dataframe(self) -> Any:
         """Return a row for each member: origin, life, scores, last metrics and hyperparameters.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import glob
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,11 +99,15 @@ def alone_in_project(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def tolerant(write: Callable[[], Any], what: str) -> None:
     """Write a file of KerasTuner's; where the disk does not take it, warn and go on."""
+    tensorflow = sys.modules.get("tensorflow")
+    # With TensorFlow, KerasTuner writes through TensorFlow's file system, which has its own errors.
+    errors = (OSError,) if tensorflow is None else (OSError, tensorflow.errors.OpError)
     try:
         write()
-    except OSError as error:
+    except errors as error:
+        why = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         warnings.warn(
-            f"KerasTuner cannot write {what} ({error.strerror or error}); the search goes on.",
+            f"KerasTuner cannot write {what} ({why}); the search goes on.",
             CheckpointWarning,
             stacklevel=3,
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import warnings
 
 import keras
@@ -509,26 +507,6 @@ def test_a_snapshot_of_another_executor(tmp_path):
     fit(make(executor="sequential"), tmp_path)
     with pytest.raises(ProjectError, match='executor: was .*pass `executor="sequential"` to go on'):
         fit(make(executor=OtherExecutor()), tmp_path, iterations=9)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return what makes a file system of so many bytes; it needs the rights to mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a file system needs root")
-
-    def make_disk(num_bytes):
-        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode:
-            pytest.skip(f"no file system can be mounted here: {told.stderr.strip()}")
-        return folder
-
-    yield make_disk
-    if os.path.ismount(folder):
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("num_bytes", [32_768, 81_920, 131_072])

@@ -267,6 +267,13 @@ def test_two_in_five_are_replaced_by_default():
     assert elites == [1, 1, 2, 3, 6]
 
 
+def test_initial_values_of_what_is_not_there():
+    population = Population.from_model(build(), size=3, seed=0)
+    with pytest.raises(ArgumentError, match=r"names what the search space has not.*unknown=\['"):
+        fit(population, iterations=1, initial_hyperparameters=[{"learning_rat": 0.5}])
+    assert not population.history.iterations()
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

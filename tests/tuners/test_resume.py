@@ -317,6 +317,35 @@ def test_a_full_disk(build, tmp_path, data, whole, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_real_disk_that_is_full(share, build, tmp_path, data, whole, small_disk):
+    """From the first files on, or later: the search is none the worse."""
+    disk = small_disk(int(share * size_of(Path(whole.project_dir))))
+    tuner = make(build, disk)
+    with pytest.warns(CheckpointWarning, match="No space left"):
+        tuner.search(*data, **FIT)
+    assert [m.score for r in tuner.history for m in r.members] == [
+        m.score for r in whole.history for m in r.members
+    ]
+    for mine, expected in zip(
+        tuner.get_best_models()[0].get_weights(),
+        whole.get_best_models()[0].get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, expected)
+    # What is there, halves of files too, goes on elsewhere.
+    shutil.copytree(disk, tmp_path / "elsewhere")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)
+        again = make(build, tmp_path / "elsewhere")
+        again.search(*data, **FIT)
+    if any((disk / "untitled_project").rglob("snapshot*")):
+        assert_equal(contents(again), contents(whole))
+    else:  # it begins anew, beside the trials that there were
+        assert len(again.oracle.trials) > len(whole.oracle.trials)
+        assert again.history.num_replaced == whole.history.num_replaced
+
+
 def test_kerastuner_still_calls_what_is_overridden(build, tmp_path):
     """A private method of its oracle, so that a full disk does not end a search."""
     tuner = make(build, tmp_path)
