@@ -160,9 +160,10 @@ class LiveModel:
     def plain(self) -> Iterator[None]:
         """Within the block, the model has plain numbers and its own weights only.
 
-        For what others do with it: it can be saved, and looks as its author built it. Steps must
-        not run within the block.
+        For what others do with it: it can be saved and evaluated, and looks as its author built it.
+        The population's own steps must not run within the block.
         """
+        keep_shared_arrays(self.model)
         attached = self.handles
         for handle in attached:
             handle.hide(self.model)
@@ -209,6 +210,7 @@ def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
     Raises:
         DataError: If the model does not take it.
     """
+    keep_shared_arrays(model)
     try:
         if keras.backend.backend() == "tensorflow":
             # Eager, so that nothing is traced or compiled for it.
@@ -225,6 +227,18 @@ def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
             )
         ) from error
     model.reset_metrics()
+
+
+def keep_shared_arrays(model: keras.Model) -> None:
+    """Let a model have arrays that are in no member's state.
+
+    On JAX, Keras's `fit`, `evaluate` and `predict` destroy the arrays that they begin with (they
+    are donated), and a child may share its parent's.
+    """
+    if keras.backend.backend() == "jax":
+        optimizer = getattr(model, "optimizer", None)
+        for variable in [*model.variables, *(optimizer.variables if optimizer else ())]:
+            variable.assign(keras.ops.copy(keras.ops.convert_to_tensor(variable)))
 
 
 def _data_errors() -> tuple[type[Exception], ...]:

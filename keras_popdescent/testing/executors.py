@@ -464,6 +464,19 @@ class ExecutorConformance:
         for slot in (0, 2):
             _assert_close(_own(executor.capture(slot)), before[slot], 0.0)
 
+    def test_a_visitor_may_use_the_model(self) -> None:
+        """On JAX, Keras's own functions destroy the arrays that they begin with."""
+        executor = self.started()
+        executor.advance([0, 1, 2], STEPS)
+        executor.apply([Offspring(0, (1,), dict(FIRST_VALUES[1]))])
+        states = [executor.capture(slot) for slot in range(3)]
+        held = [_arrays((*state.weights, *state.optimizer)) for state in states]
+        data = make_data()
+        executor.visit(0, lambda model: model.evaluate(data["x"], data["y"], verbose=0))
+        for state, arrays in zip(states, held, strict=True):
+            _assert_close(_arrays((*state.weights, *state.optimizer)), arrays, 0.0)
+        executor.advance([0, 1, 2], STEPS)
+
     def test_an_exported_model_is_plain_and_independent(self) -> None:
         """The member's weights, optimizer state and values; the member does not train with it."""
         executor = self.started()

@@ -48,6 +48,25 @@ def test_early_stopping_ends_members(tmp_path, data):
     assert stop.model is None
 
 
+@pytest.mark.backend
+def test_callbacks_may_evaluate(tmp_path, data):
+    """On JAX, Keras's own functions destroy the arrays that they begin with."""
+
+    class Evaluate(keras.callbacks.Callback):
+        def evaluate(self, *arguments):
+            self.model.evaluate(*data, verbose=0)
+            self.model.predict(data[0], verbose=0)
+
+        on_train_begin = on_epoch_begin = on_epoch_end = on_train_end = evaluate
+        on_train_batch_begin = on_train_batch_end = evaluate
+
+    watched = search(tmp_path / "watched", data, [Evaluate()])
+    plain = search(tmp_path / "plain", data, [])
+    assert [m.score for r in watched.history for m in r.members] == pytest.approx(
+        [m.score for r in plain.history for m in r.members], rel=1e-5
+    )
+
+
 def test_reduce_on_plateau_reduces_each_members_own_rate(tmp_path, data):
     reduced = {}
 
