@@ -74,6 +74,16 @@ def save(result: Record, folder: Path | None) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
+def rows_of(
+    benchmark: str, backend: str, folder: Path | None
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the rows of an earlier run by network and size of the scored data."""
+    path = None if folder is None else folder / f"{benchmark}_{backend}.json"
+    if path is None or not path.exists():
+        return {}
+    return {(row["network"], row["scored"]): row for row in _read(path)["rows"]}
+
+
 def load(folder: Path = RESULTS) -> list[Record]:
     """Return all records in a folder, by name."""
     return [_read(path) for path in sorted(folder.glob("*.json"))]
