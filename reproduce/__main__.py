@@ -19,6 +19,8 @@ SENSITIVITY = {"table3": table3, "table4": table4}
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and do what it says."""
     chosen = parser().parse_args(arguments)
+    if chosen.command == "run" and chosen.seeds is None:
+        chosen.seeds = chosen.all_seeds[:1] if chosen.smoke else chosen.all_seeds
     if chosen.command == "report":
         for path in report.write(chosen.results, chosen.output):
             print(path.name)
@@ -77,9 +79,10 @@ def _experiment(
     seeds: tuple[int, ...],
 ) -> argparse.ArgumentParser:
     experiment = what.add_parser(name, help=title)
-    experiment.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    experiment.set_defaults(all_seeds=list(seeds))
+    experiment.add_argument("--seeds", type=int, nargs="+", help=f"default: {list(seeds)}")
     experiment.add_argument(
-        "--smoke", action="store_true", help="a small slice, to see that all runs"
+        "--smoke", action="store_true", help="a small slice and one seed, to see that all runs"
     )
     return experiment
 

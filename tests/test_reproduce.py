@@ -570,3 +570,25 @@ class TestReport:
     def test_without_results(self, tmp_path):
         report.write(_made(tmp_path / "none"), tmp_path / "output")
         assert "14 were not run" in (tmp_path / "output" / "RESULTS.md").read_text("utf-8")
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize("what", ["table1", "table2", "table3", "table4", "figure1"])
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ([], "all"),
+            (["--seeds", "7", "8"], [7, 8]),
+            (["--smoke"], "first"),
+            (["--smoke", "--seeds", "7", "8"], [7, 8]),
+        ],
+    )
+    def test_seeds(self, what, given, expected, monkeypatch):
+        """A smoke run does everything, with one seed."""
+        done = []
+        monkeypatch.setattr(command, "todo", lambda chosen: [chosen])
+        monkeypatch.setattr(command, "do_all", lambda todo, smoke: done.extend(todo) or [])
+        command.main(["run", what, *given])
+        seeds = list(getattr(command, what).SEEDS) if what[-1] in "12" else [34]
+        known = {"all": seeds, "first": seeds[:1]}
+        assert done[0].seeds == (known[expected] if isinstance(expected, str) else expected)
