@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,6 +69,16 @@ def check_number(
     raise _refused(name, expected, number)
 
 
+def check_time(name: str, seconds: Any) -> None:
+    """Refuse what is no duration in seconds above 0; infinity and None pass.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    if not (isinstance(seconds, float | np.floating) and seconds == math.inf):
+        check_number(name, seconds, 0.0, above=True)
+
+
 def check_one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Refuse what is not among some words.
 
@@ -123,6 +134,17 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: s
     if value is not None and not isinstance(value, kind):
         hint = "Did you mean to call it?" if isinstance(value, type) else ""
         raise _refused(name, expected, value, hint)
+
+
+def check_path(name: str, path: Any) -> None:
+    """Refuse what is no path of a folder; None passes.
+
+    Raises:
+        ArgumentError: Naming the argument.
+    """
+    check_type(name, path, (str, os.PathLike), "a path")
+    if path is not None and ("\0" in os.fspath(path) or not os.fspath(path)):
+        raise _refused(name, "a path", path)
 
 
 def check_seed(seed: Any) -> None:

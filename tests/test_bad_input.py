@@ -203,6 +203,8 @@ def test_records(kind):
             if name not in arguments:
                 arguments[name] = data.draw(RECORDS[kind][name])
 
+        tame(arguments, ["num_offspring", "num_parents"])
+
         def make_and_use():
             made = kind(**arguments)
             if kind in (PopDescent, ESGD):
@@ -300,6 +302,8 @@ BUDGET = ("iterations", "epochs", "batches_per_iteration", "steps_per_epoch")
 @example({"validation_split": 1.0, "validation_data": None})
 @example({"class_weight": {"cat": 1.0}})
 @example({"max_time": float("nan")})
+@example({"max_time": np.array([])})
+@example({"max_time": float("inf"), "iterations": 1})
 def test_fit_of_a_population(arguments):
     x, y = arguments.pop("x", X), arguments.pop("y", Y)
     works_or_explains(lambda: search(tame(arguments, BUDGET), x, y))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,7 @@ def prepare(
     """
     if x is None:
         raise DataError(describe("There is no training data.", fix="Pass `x`, and `y` with it."))
+    refuse_words("training data", x)
     try:
         for name, number in (
             ("batch_size", batch_size),
@@ -121,6 +123,22 @@ def _batch_size(batch_size: int | None) -> int:
     if batch_size is None:
         return DEFAULT_BATCH_SIZE
     return int(batch_size)
+
+
+def refuse_words(name: str, data: Any) -> None:
+    """Refuse a path or another text in the place of data: it would be a data set of letters.
+
+    Raises:
+        DataError: Saying which.
+    """
+    if isinstance(data, str | bytes | os.PathLike):
+        raise DataError(
+            describe(
+                f"The {name} is a text.",
+                "Expected arrays, or a data set of batches; a file has to be read first.",
+                data=data,
+            )
+        )
 
 
 def _is_iterable_of_batches(x: Any) -> bool:
@@ -219,6 +237,7 @@ def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batc
     """
     if data is None:
         return None
+    refuse_words("validation data", data)
     if _is_iterable_of_batches(data):
         batches = _collect(data, steps)
         check_finite(batches[0], "validation")

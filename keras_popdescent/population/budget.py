@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 
-from keras_popdescent.arguments import check_number, check_whole
+from keras_popdescent.arguments import check_time, check_whole
 from keras_popdescent.errors import ArgumentError, describe
 
 # The paper's number of batches in an iteration.
@@ -80,8 +80,7 @@ def plan_budget(
         ("max_gradient_steps", max_gradient_steps),
     ):
         check_whole(name, number)
-    if max_time != math.inf:
-        check_number("max_time", max_time, 0.0, above=True)
+    check_time("max_time", max_time)
     most = None
     if max_gradient_steps is not None:
         most = int(max_gradient_steps) // steps_per_batch

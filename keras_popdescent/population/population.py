@@ -12,6 +12,7 @@ import numpy as np
 from keras_popdescent.arguments import (
     check_flag,
     check_one_of,
+    check_path,
     check_seed,
     check_type,
     check_whole,
@@ -265,7 +266,7 @@ class Population:
                 describe("`observers` must be a list of `Observer`s.", observers=observers)
             )
         if checkpoint_dir is not None:
-            check_type("checkpoint_dir", checkpoint_dir, (str, Path), "a path")
+            check_path("checkpoint_dir", checkpoint_dir)
             plan = CheckpointPlan(checkpoint_dir, checkpoint_every, max_disk_mb)
         data = prepare(
             x, y,

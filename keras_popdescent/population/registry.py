@@ -30,7 +30,7 @@ def make_executor(executor: str | Executor) -> tuple[Executor, str]:
     """
     if isinstance(executor, Executor):
         return executor, f"{type(executor).__name__} executor, as given"
-    if executor == "auto":
+    if isinstance(executor, str) and executor == "auto":
         for name, why in CHOSEN.items():
             reason = why()
             if reason is not None:

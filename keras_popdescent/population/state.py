@@ -202,5 +202,7 @@ def from_arrays(saved: Mapping[str, Any]) -> MemberState:
 
 
 def _num_bytes(tensor: Any) -> int:
+    if not hasattr(tensor, "dtype"):
+        return int(np.asarray(tensor).nbytes)
     size = int(np.prod(tensor.shape)) if len(tensor.shape) else 1
     return size * np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize

@@ -7,6 +7,7 @@ has.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +91,15 @@ class LogDimension(Dimension):
                 describe(
                     f"The bounds of `{self.name}` are no interval of positive numbers.",
                     "Expected 0 < low < high.",
+                    low=self.low,
+                    high=self.high,
+                )
+            )
+        if float(self.low) == 0.0 or math.isinf(float(self.high) / float(self.low)):
+            raise ArgumentError(
+                describe(
+                    f"The bounds of `{self.name}` are too far apart.",
+                    "Expected high / low to be a finite number.",
                     low=self.low,
                     high=self.high,
                 )

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras_tuner
 
-from keras_popdescent.arguments import check_flag, check_number, check_type, check_whole
+from keras_popdescent.arguments import check_flag, check_number, check_time, check_type, check_whole
 from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
-from keras_popdescent.hyperparameters import Binding
+from keras_popdescent.hyperparameters import BATCH_SIZE, Binding
 from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
 
 _COUNTS = (
@@ -93,8 +93,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     check_sizes(arguments["population_size"], arguments["num_elites"])
     for name in _COUNTS:
         check_whole(name, arguments[name])
-    if arguments["max_time"] != float("inf"):
-        check_number("max_time", arguments["max_time"], 0.0, above=True)
+    check_time("max_time", arguments["max_time"])
     check_strategy(arguments["strategy"])
     check_initial(arguments["initial_hyperparameters"])
     check_flag("implicit_mutation", arguments["implicit_mutation"])
@@ -201,6 +200,31 @@ def _is_file(path: Path) -> bool:
                 path=str(path)[:200],
             )
         ) from error
+
+
+def check_batch_sizes(space: keras_tuner.HyperParameters) -> None:
+    """Refuse a hyperparameter `batch_size` that may be no number of samples.
+
+    Raises:
+        ArgumentError: Naming the values.
+    """
+    for hp in space.space:
+        if hp.name != BATCH_SIZE:
+            continue
+        bounds = [getattr(hp, name, None) for name in ("min_value", "max_value")]
+        values = [*getattr(hp, "values", ()), *bounds, hp.default]
+        for value in values:
+            try:
+                check_number(BATCH_SIZE, value, 1.0)
+            except ArgumentError:
+                raise ArgumentError(
+                    describe(
+                        "The hyperparameter `batch_size` can be no number of samples.",
+                        "Expected whole numbers from 1 on.",
+                        fix="Choose another name for it, if it means something else.",
+                        batch_size=value,
+                    )
+                ) from None
 
 
 def check_file_name(name: str, value: Any) -> None:

@@ -42,6 +42,7 @@ from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.arguments import (
     check_arguments,
+    check_batch_sizes,
     check_keras_tuner,
 )
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
@@ -207,6 +208,7 @@ class PopulationTuner(keras_tuner.Tuner):
             return search_with_own_training(self, own, fit_args, fit_kwargs, heldout_data)
         arguments = fit_arguments(fit_args, fit_kwargs)
         check_strategy(self.distribution_strategy)
+        check_batch_sizes(self.oracle.get_space())
         data = prepare(**self._with_batch_size(arguments.data))
         objective = self.search_objective()
         check_objective(objective, data)
@@ -222,6 +224,7 @@ class PopulationTuner(keras_tuner.Tuner):
         )
         self.oracle.verbose = 0
         self._blueprint = self._make_blueprint(data.training.first_batch())
+        check_batch_sizes(self.oracle.get_space())
         self.check_initial(self._blueprint.space)
         if held is not None:
             check_heldout(self._blueprint, data, held)

@@ -94,7 +94,8 @@ def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArgument
                 )
             )
         epochs = int(epochs) - initial
-    callbacks = given.get("callbacks") or []
+    callbacks = given.get("callbacks")
+    callbacks = [] if callbacks is None else callbacks
     if not isinstance(callbacks, list | tuple):
         callbacks = [callbacks]
     for callback in callbacks:
