@@ -25,8 +25,10 @@ class Segment:
         stop: One past the last gradient step.
         values: The hyperparameter values.
         member_id: The ancestor that lived it.
-        scalars: What the values amount to in the model: live scalars by path; empty where nobody
-            has found it out.
+        scalars: What the values amount to in the model, with the factor: live scalars by path;
+            empty where nobody has found it out.
+        rate_factor: What the learning rate was multiplied with (a strategy's annealing); `values`
+            are without it.
     """
 
     start: int
@@ -34,6 +36,7 @@ class Segment:
     values: Values
     member_id: int
     scalars: Mapping[str, float] = field(default_factory=dict)
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,13 @@ class Schedule:
     def to_records(self) -> list[dict[str, Any]]:
         """Return a dict for each segment, values flat beside start and stop."""
         return [
-            {"start": s.start, "stop": s.stop, "member_id": s.member_id, **s.values}
+            {
+                "start": s.start,
+                "stop": s.stop,
+                "member_id": s.member_id,
+                "rate_factor": s.rate_factor,
+                **s.values,
+            }
             for s in self.segments
         ]
 

@@ -24,6 +24,7 @@ from keras_popdescent.arguments import check_flag, check_number, check_one_of, c
 from keras_popdescent.operators.noise import NoiseKind, NoiseSpec
 from keras_popdescent.operators.selection import choose_parents, weakest
 from keras_popdescent.strategies.base import (
+    Annealing,
     ClosingPlan,
     Offspring,
     OptimizerState,
@@ -44,6 +45,7 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 
 # The width of mutations that served best of 0.1 to 2 (docs/presets.md).
 DEFAULT_WIDTH = 0.5
+DEFAULT_ANNEALING = Annealing(begin=0.5)
 
 
 class PopDescent(Strategy):
@@ -103,6 +105,7 @@ class PopDescent(Strategy):
         training: TrainingPlan | None = None,
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
+        annealing: Annealing | None = DEFAULT_ANNEALING,
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
@@ -111,6 +114,7 @@ class PopDescent(Strategy):
         check_one_of("noise_kind", noise_kind, get_args(NoiseKind))
         check_one_of("optimizer_state", optimizer_state, get_args(OptimizerState))
         check_plans(training, scoring, closing)
+        check_type("annealing", annealing, Annealing, "an `Annealing`, or None for none")
         check_flag("keep_best", keep_best)
         check_one_of("regularization", regularization, get_args(Regularization))
         self.mutation = UnitMutation(DEFAULT_WIDTH) if mutation is None else mutation
@@ -120,6 +124,7 @@ class PopDescent(Strategy):
         self.training = TrainingPlan() if training is None else training
         self.scoring = ScoringPlan() if scoring is None else scoring
         self.closing = ClosingPlan() if closing is None else closing
+        self.annealing = annealing
         self.keep_best = keep_best
         self.regularization: Regularization = regularization
         if isinstance(self.mutation, ReferenceMutation):
@@ -144,6 +149,7 @@ class PopDescent(Strategy):
             noise_kind="gaussian",
             training=TrainingPlan(batches="common"),
             scoring=ScoringPlan(sample="common", num_samples=num_samples),
+            annealing=None,
             keep_best=False,
         )
 
@@ -184,6 +190,7 @@ class PopDescent(Strategy):
             training=TrainingPlan(batches="subset", passes=passes),
             scoring=ScoringPlan(sample="own", num_samples=num_samples),
             closing=fine_tuning,
+            annealing=None,
             keep_best=False,
             regularization=regularization,
         )
@@ -224,6 +231,7 @@ class PopDescent(Strategy):
             "training": asdict(self.training),
             "scoring": asdict(self.scoring),
             "closing": asdict(self.closing),
+            "annealing": None if self.annealing is None else asdict(self.annealing),
             "keep_best": self.keep_best,
             "regularization": self.regularization,
         }

@@ -48,7 +48,8 @@ def test_an_empty_schedule():
 
 def test_to_records(schedule):
     assert schedule.to_records()[1] == {
-        "start": 4, "stop": 10, "member_id": 2, "rate": 0.3, "activation": "tanh",
+        "start": 4, "stop": 10, "member_id": 2, "rate_factor": 1.0, "rate": 0.3,
+        "activation": "tanh",
     }  # fmt: skip
 
 
