@@ -501,7 +501,7 @@ class _Engine:
         fresh_ones |= set(range(num_weights + live.num_plain[1], len(stack)))
         if rule != "inherit":
             fresh_ones |= set(range(num_weights, len(stack)))
-        if rule == "fresh_slots":
+        if rule in ("restart", "fresh_slots"):
             fresh_ones -= {num_weights + index for index in live.step_counter_indices}
         evolved = []
         for index, column in enumerate(stack):

@@ -159,9 +159,13 @@ class History:
         stops = [*starts[1:], end]
         segments = []
         for ancestor, start, stop in zip(line, starts, stops, strict=True):
-            values = dict(births[ancestor].values)
+            birth = births[ancestor]
+            values, rule = dict(birth.values), birth.optimizer_state if birth.parents else "inherit"
             for first, last, factor in self._stretches(ancestor, start, min(stop, end)):
-                segments.append(Segment(first, last, values, ancestor, rate_factor=factor))
+                segments.append(
+                    Segment(first, last, values, ancestor, {}, factor, optimizer_state=rule)
+                )
+                rule = "inherit"
         return Schedule(tuple(segments))
 
     def _stretches(self, member_id: int, start: int, stop: int) -> Iterator[tuple[int, int, float]]:

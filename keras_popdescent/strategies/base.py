@@ -28,7 +28,7 @@ from keras_popdescent.operators.noise import NO_NOISE, NoiseSpec
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 Regularization = Literal["first", "all", "unused"]
-OptimizerState = Literal["inherit", "fresh", "fresh_slots"]
+OptimizerState = Literal["inherit", "restart", "fresh", "fresh_slots"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Offspring:
             the only parent, or from the mean of the parents' weights.
         values: The child's hyperparameter values.
         weight_noise: Noise added to the child's trainable weights.
-        optimizer_state: `"inherit"` the first parent's; `"fresh"`, as just built; `"fresh_slots"`:
-            empty slots under the first parent's step counter, which parent and child go on sharing
-            (the authors' code).
+        optimizer_state: `"inherit"` the first parent's; `"restart"`: slots as just built under a
+            copy of the first parent's step counter; `"fresh"`, all as just built; `"fresh_slots"`:
+            as `"restart"`, but parent and child go on sharing one counter (the authors' code).
         strength: How hard the child was mutated, for the record.
         score: The child's score, where it was tried out before its birth; see
             `Strategy.candidates`.

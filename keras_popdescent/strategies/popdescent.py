@@ -45,6 +45,7 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 
 # The width of mutations that served best of 0.1 to 2 (docs/presets.md).
 DEFAULT_WIDTH = 0.5
+DEFAULT_LEAST = 0.2
 DEFAULT_ANNEALING = Annealing(begin=0.5)
 
 
@@ -101,7 +102,7 @@ class PopDescent(Strategy):
         *,
         noise_scale: float = 0.0,
         noise_kind: NoiseKind = "relative",
-        optimizer_state: OptimizerState = "inherit",
+        optimizer_state: OptimizerState = "restart",
         training: TrainingPlan | None = None,
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
@@ -117,7 +118,7 @@ class PopDescent(Strategy):
         check_type("annealing", annealing, Annealing, "an `Annealing`, or None for none")
         check_flag("keep_best", keep_best)
         check_one_of("regularization", regularization, get_args(Regularization))
-        self.mutation = UnitMutation(DEFAULT_WIDTH) if mutation is None else mutation
+        self.mutation = UnitMutation(DEFAULT_WIDTH, DEFAULT_LEAST) if mutation is None else mutation
         self.noise_scale = noise_scale
         self.noise_kind = noise_kind
         self.optimizer_state = optimizer_state
@@ -151,6 +152,7 @@ class PopDescent(Strategy):
             scoring=ScoringPlan(sample="common", num_samples=num_samples),
             annealing=None,
             keep_best=False,
+            optimizer_state="inherit",
         )
 
     @classmethod

@@ -337,10 +337,11 @@ class ExecutorConformance:
         _assert_close(_own(executor.capture(1)), model.get_weights(), self.tolerance)
 
     def test_the_optimizer_of_a_child(self) -> None:
-        """`"fresh"`: as just built; `"fresh_slots"`: empty slots under the parent's counter."""
+        """`"fresh"`: as just built; `"restart"`, `"fresh_slots"`: under the parent's counter."""
         executor = self.started()
         executor.advance([0], STEPS)
-        for rule, steps in (("inherit", STEPS), ("fresh", 0), ("fresh_slots", STEPS)):
+        rules = {"inherit": STEPS, "fresh": 0, "restart": STEPS, "fresh_slots": STEPS}
+        for rule, steps in rules.items():
             executor.apply(
                 [Offspring(1, (0,), dict(FIRST_VALUES[0]), optimizer_state=rule)]  # type: ignore[arg-type]
             )

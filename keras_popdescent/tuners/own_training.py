@@ -545,7 +545,8 @@ def _inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
         for index in first.trainable if len(parents) > 1 else ():
             weights[index] = np.mean([parent.weights[index] for parent in parents], axis=0)
     add_noise(weights, first.trainable, child.weight_noise)
-    kept = first.optimizer if child.optimizer_state == "inherit" else ()
+    # The step counter comes first in Keras's optimizers.
+    kept = first.optimizer[: {"inherit": None, "restart": 1}.get(child.optimizer_state, 0)]
     groups = zip(*(parent.models for parent in parents), strict=False)
     return replace(
         first,

@@ -210,3 +210,9 @@ class TestRateFactors:
     def test_an_old_record_has_the_factor_one(self, records):
         old = {k: v for k, v in records[1].to_json().items() if k != "rate_factor"}
         assert IterationRecord.from_json(old).rate_factor == 1.0
+
+    def test_a_restart_is_in_the_first_segment_of_a_life(self, records):
+        births = tuple(replace(birth, optimizer_state="restart") for birth in records[1].births)
+        records[1] = replace(records[1], births=births)
+        schedule = self.annealed(records, [1.0, 1.0, 0.5, 0.25]).schedule(2)
+        assert [s.optimizer_state for s in schedule] == ["inherit", "restart", "inherit"]

@@ -7,13 +7,22 @@ import time
 from dataclasses import replace
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
+from keras_popdescent import PopDescentTuner
 from keras_popdescent.callbacks import PopDescentCallback
+from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.population import Population
 from keras_popdescent.population.budget import Budget
-from keras_popdescent.strategies import Annealing, ClosingPlan, PopDescent, UnitMutation
+from keras_popdescent.strategies import (
+    Annealing,
+    ClosingPlan,
+    PopDescent,
+    TrainingPlan,
+    UnitMutation,
+)
 from keras_popdescent.testing import FixedStrategy, scripted_loop
 
 RNG = np.random.default_rng(0)
@@ -182,3 +191,44 @@ def test_what_a_callback_writes_is_the_rate_in_force():
         assert rate_of(live.model) == 0.0
         raise RuntimeError
     assert rate_of(live.model) == pytest.approx(0.002)
+
+
+@pytest.mark.backend
+def test_the_schedule_replays_annealing_and_restarts(tmp_path):
+    """Plain `fit` on the same batches, from the same weights, ends with the winner's weights."""
+
+    def hyper(hp):
+        return build(hp.Float("learning_rate", 0.005, 0.05, sampling="log", default=0.02))
+
+    strategy = PopDescent(
+        UnitMutation(0.5, least=0.2), annealing=Annealing(), optimizer_state="restart",
+        training=TrainingPlan("common"), keep_best=False,
+    )  # fmt: skip
+    tuner = PopDescentTuner(
+        hyper, strategy=strategy, population_size=3, num_elites=1, iterations=4,
+        batches_per_iteration=5, seed=3, directory=tmp_path, checkpoint=False,
+    )  # fmt: skip
+    first = []
+    start = SequentialExecutor.start
+
+    def watched(executor, setup):
+        start(executor, setup)
+        first.extend(executor.capture(slot) for slot in range(3))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SequentialExecutor, "start", watched)
+        tuner.search(X[:40], Y[:40], validation_data=(X[40:], Y[40:]), batch_size=8,
+                     shuffle=False, verbose=0)  # fmt: skip
+    schedule = tuner.get_best_schedule()
+    assert len({segment.rate_factor for segment in schedule}) == 4
+    assert "restart" in {segment.optimizer_state for segment in schedule}
+    model = hyper(keras_tuner.HyperParameters())
+    ancestor = first[schedule.segments[0].member_id]
+    for variable, weight in zip(model.weights, ancestor.weights, strict=False):
+        variable.assign(weight)
+    model.fit(X[:40], Y[:40], batch_size=8, epochs=4, shuffle=False, verbose=0,
+              callbacks=[schedule.as_callback()])  # fmt: skip
+    winner = tuner.get_best_models()[0]
+    for one, other in zip(model.get_weights(), winner.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert int(model.optimizer.iterations) == int(winner.optimizer.iterations) == 20
