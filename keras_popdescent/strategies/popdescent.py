@@ -43,7 +43,7 @@ from keras_popdescent.strategies.mutations import (
 )
 from keras_popdescent.strategies.space import SearchSpace, Values
 
-# The width of mutations that served best of 0.1 to 2 (docs/presets.md).
+# What served best (docs/presets.md).
 DEFAULT_WIDTH = 0.5
 DEFAULT_LEAST = 0.2
 DEFAULT_ANNEALING = Annealing(begin=0.5)
@@ -58,23 +58,29 @@ class PopDescent(Strategy):
     2. each by a copy of a parent drawn with replacement among all members, with probability
        f / sum(f);
     3. mutated with strength `1 - f(parent)`: hyperparameters by `mutation`, weights by Gaussian
-       noise of standard deviation `noise_scale * strength`.
+       noise of standard deviation `noise_scale * strength`;
+    4. with an optimizer as `optimizer_state` says.
+
+    Learning rates are multiplied with the factor of `annealing`, the same for all members.
 
     The constructor's defaults are the preset for users; `paper()` is Algorithms 1 and 2 as printed;
     `reference()` is what the authors' code does, for meeting the published numbers.
 
     Args:
-        mutation: How hyperparameters move. Defaults to `UnitMutation(0.5)`: in KerasTuner's unit
-            space, bounded.
+        mutation: How hyperparameters move. Defaults to `UnitMutation(0.5, least=0.2)`: in
+            KerasTuner's unit space, bounded, and not less where losses are small.
         noise_scale: Standard deviation of the weight noise at strength 1, at least 0; the paper's
             beta_1. Defaults to 0: noise gave no gain (docs/presets.md).
         noise_kind: What `noise_scale` is measured in, see `NoiseSpec`. Defaults to `"relative"`:
             the spread of each tensor.
         optimizer_state: What a child's optimizer starts with, see `Offspring`. Defaults to
-            `"inherit"`.
+            `"restart"`: slots as just built. Adam's steps are then up to about three times as large
+            for a while, which offsets that selection favours low rates too early.
         training: Which batches members train on. Defaults to a shuffled stream for each slot.
         scoring: Which validation data scores members. Defaults to all of it.
         closing: Training after the last iteration. Defaults to none.
+        annealing: The factor on all members' learning rates, None for none. Defaults to
+            `Annealing(begin=0.5)`: 1 in the first half of the search, then half a cosine down to 0.
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
