@@ -139,7 +139,8 @@ def draw(rows: Sequence[records.Record], study: str, path: Path) -> None:
     from keras_popdescent.plots.style import CURVES, DPI, RC
 
     label, values = STUDIES[study]
-    with pyplot.rc_context(RC):
+    rules: Any = RC
+    with pyplot.rc_context(rules):
         figure, axes = pyplot.subplots(figsize=(4.6, 3.0), layout="constrained")
         for look, (line, found) in zip(CURVES, lines_of(rows, study).items(), strict=False):
             xs, means = [value for value, _ in found], [s.mean for _, s in found]
