@@ -12,10 +12,15 @@ from keras_popdescent import Annealing, PopDescent, Strategy
 from keras_popdescent.strategies import UnitMutation
 
 CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
-    "no annealing": lambda: PopDescent(annealing=None),
+    "annealed in the second half": lambda: PopDescent(annealing=Annealing(begin=0.5)),
     "annealed from the beginning": lambda: PopDescent(annealing=Annealing()),
-    "width 0.25": lambda: PopDescent(UnitMutation(0.25)),
-    "width 1": lambda: PopDescent(UnitMutation(1.0)),
-    "noise 0.01": lambda: PopDescent(noise_scale=0.01),
-    "fresh slots": lambda: PopDescent(optimizer_state="fresh_slots"),
+    "optimizer state inherited": lambda: PopDescent(optimizer_state="inherit"),
+    "optimizer as just built": lambda: PopDescent(optimizer_state="fresh"),
+    "no least width": lambda: PopDescent(UnitMutation(0.5)),
+    "least width 0.1": lambda: PopDescent(UnitMutation(0.5, least=0.1)),
+    "no least width, inherited: the default before": lambda: PopDescent(
+        UnitMutation(0.5), optimizer_state="inherit"
+    ),
+    "width 1": lambda: PopDescent(UnitMutation(1.0, least=0.2)),
+    "noise 0.05": lambda: PopDescent(noise_scale=0.05),
 }

@@ -46,7 +46,6 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 # What served best (docs/presets.md).
 DEFAULT_WIDTH = 0.5
 DEFAULT_LEAST = 0.2
-DEFAULT_ANNEALING = Annealing(begin=0.5)
 
 
 class PopDescent(Strategy):
@@ -79,8 +78,8 @@ class PopDescent(Strategy):
         training: Which batches members train on. Defaults to a shuffled stream for each slot.
         scoring: Which validation data scores members. Defaults to all of it.
         closing: Training after the last iteration. Defaults to none.
-        annealing: The factor on all members' learning rates, None for none. Defaults to
-            `Annealing(begin=0.5)`: 1 in the first half of the search, then half a cosine down to 0.
+        annealing: The factor on all members' learning rates; None for none (the default). It was
+            tried in several forms and gave no gain that could be told from noise (docs/presets.md).
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
@@ -112,7 +111,7 @@ class PopDescent(Strategy):
         training: TrainingPlan | None = None,
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
-        annealing: Annealing | None = DEFAULT_ANNEALING,
+        annealing: Annealing | None = None,
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
@@ -156,7 +155,6 @@ class PopDescent(Strategy):
             noise_kind="gaussian",
             training=TrainingPlan(batches="common"),
             scoring=ScoringPlan(sample="common", num_samples=num_samples),
-            annealing=None,
             keep_best=False,
             optimizer_state="inherit",
         )
@@ -198,7 +196,6 @@ class PopDescent(Strategy):
             training=TrainingPlan(batches="subset", passes=passes),
             scoring=ScoringPlan(sample="own", num_samples=num_samples),
             closing=fine_tuning,
-            annealing=None,
             keep_best=False,
             regularization=regularization,
         )

@@ -46,7 +46,8 @@ def test_what_is_something_else_is_refused():
         PopDescent(annealing=0.5)
 
 
-def test_the_papers_presets_have_none():
+def test_the_presets_have_none():
+    assert PopDescent().annealing is None
     assert PopDescent.paper().annealing is None
     assert PopDescent.reference().annealing is None
 

@@ -10,7 +10,6 @@ import pytest
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.operators import NoiseSpec
 from keras_popdescent.strategies import (
-    Annealing,
     ClosingPlan,
     LogDimension,
     LogNormalMutation,
@@ -202,7 +201,7 @@ def test_default_preset():
     assert strategy.mutation == UnitMutation(0.5, least=0.2)
     assert (strategy.noise_scale, strategy.noise_kind) == (0.0, "relative")
     assert strategy.optimizer_state == "restart"
-    assert strategy.annealing == Annealing(floor=0.0, begin=0.5)
+    assert strategy.annealing is None
     assert strategy.training == TrainingPlan("own", 1)
     assert strategy.scoring == ScoringPlan("whole")
     assert strategy.closing.rounds == 0
