@@ -205,7 +205,7 @@ def test_the_schedule_replays_annealing_and_restarts(tmp_path):
         training=TrainingPlan("common"), keep_best=False,
     )  # fmt: skip
     tuner = PopDescentTuner(
-        hyper, strategy=strategy, population_size=3, num_elites=1, iterations=4,
+        hyper, strategy=strategy, population_size=3, num_elites=0, iterations=4,
         batches_per_iteration=5, seed=3, directory=tmp_path, checkpoint=False,
     )  # fmt: skip
     first = []
