@@ -42,7 +42,7 @@ def _table(rows: Rows) -> list[str]:
     base = by_name.get(DEFAULT, [])
     titles = (
         "contestant", "steps", "seeds", "test loss", "sd", "95 % interval", "accuracy",
-        f"above {DEFAULT}", "p", "seconds",
+        f"above {DEFAULT}", "p",
     )  # fmt: skip
     ranked = sorted(by_name.items(), key=lambda pair: summary(losses(pair[1])).mean)
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
@@ -64,7 +64,6 @@ def _line(name: str, rows: Rows, base: Rows) -> list[str]:
         f"{sum(accuracies) / len(accuracies):.2%}" if accuracies else "",
         f"{found.mean - summary(losses(base)).mean:+.4f}" if compared else "",
         _p(welch(losses(rows), losses(base))) if compared else "",
-        f"{sum(row['seconds'] for row in rows) / len(rows):.0f}",
     ]
 
 
