@@ -212,6 +212,7 @@ WRITERS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "versus_reference_loop": versus_reference_loop,
     "scaling": scaling,
     "default_preset": default_preset.section,
+    "default_preset_sensitivity": default_preset.sensitivity,
 }
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import keras
@@ -21,7 +22,6 @@ import keras
 from benchmarks import records
 from benchmarks.default_preset import tasks
 from benchmarks.default_preset.contestants import Independent
-from benchmarks.default_preset.statistics import summary
 from benchmarks.default_preset.tables import grouped, losses
 from benchmarks.searches.task import Task
 from keras_popdescent import PopDescent, Population, Strategy
@@ -115,12 +115,14 @@ def measure(point: Point, task: Task, seed: int) -> records.Record:
     }
 
 
-def lines_of(rows: Sequence[records.Record], study: str) -> dict[str, list[tuple[float, Any]]]:
-    """Return (value, summary of the losses) pairs of each line of a study, by value."""
+def lines_of(
+    rows: Sequence[records.Record], study: str
+) -> dict[str, list[tuple[float, list[float]]]]:
+    """Return (value, losses of all seeds) pairs of each line of a study, by value."""
     of_study = [row for row in rows if row["study"] == study]
     return {
         line: [
-            (float(value), summary(losses(found)))
+            (float(value), losses(found))
             for value, found in sorted(
                 grouped(of_line, "value").items(), key=lambda pair: float(pair[0])
             )
@@ -130,7 +132,7 @@ def lines_of(rows: Sequence[records.Record], study: str) -> dict[str, list[tuple
 
 
 def draw(rows: Sequence[records.Record], study: str, path: Path) -> None:
-    """Draw one study: the mean over seeds with its 95 % interval."""
+    """Draw one study: the mean over seeds, and their range."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -143,11 +145,14 @@ def draw(rows: Sequence[records.Record], study: str, path: Path) -> None:
     with pyplot.rc_context(rules):
         figure, axes = pyplot.subplots(figsize=(4.6, 3.0), layout="constrained")
         for look, (line, found) in zip(CURVES, lines_of(rows, study).items(), strict=False):
-            xs, means = [value for value, _ in found], [s.mean for _, s in found]
+            xs, means = [value for value, _ in found], [fmean(seeds) for _, seeds in found]
             axes.errorbar(
                 xs,
                 means,
-                yerr=[[s.mean - s.low for _, s in found], [s.high - s.mean for _, s in found]],
+                yerr=[
+                    [fmean(seeds) - min(seeds) for _, seeds in found],
+                    [max(seeds) - fmean(seeds) for _, seeds in found],
+                ],
                 label=line,
                 capsize=2,
                 markersize=4,

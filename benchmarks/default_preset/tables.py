@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.default_preset.statistics import summary, welch
 from benchmarks.records import Record
@@ -24,10 +25,25 @@ def section(rows: Rows) -> list[str]:
     return [*lines[1:], "", *targets(tasks)]
 
 
-def grouped(rows: Rows, key: str) -> dict[str, list[Record]]:
+def sensitivity(rows: Rows) -> list[str]:
+    """Return the table of the sensitivity study."""
+    lines = ["| study | value | | seeds | test loss | 95 % interval |", "|---|---|---|---|---|---|"]
+    for study, of_study in grouped(rows, "study").items():
+        for value, of_value in grouped(of_study, "value").items():
+            for line, of_line in grouped(of_value, "line").items():
+                found = summary(losses(of_line))
+                interval = f"{found.low:.4f} to {found.high:.4f}" if found.count > 1 else ""
+                lines.append(
+                    f"| {study} | {float(value):g} | {line} | {found.count} | {found.mean:.4f} | "
+                    f"{interval} |"
+                )
+    return lines
+
+
+def grouped(rows: Rows, key: str) -> dict[Any, list[Record]]:
     """Return rows by one of their entries, in the order in which they come."""
     return {
-        str(name): [row for row in rows if row[key] == name]
+        name: [row for row in rows if row[key] == name]
         for name in dict.fromkeys(row[key] for row in rows)
     }
 
