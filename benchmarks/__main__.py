@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import records, report
 
 # Those that take `--full` and `--results`.
-OURS = ("overhead", "versus_random_search", "versus_reference_loop", "scaling")
+OURS = ("overhead", "versus_random_search", "versus_reference_loop", "scaling", "default_preset")
 
 
 def names() -> list[str]:

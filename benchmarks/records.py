@@ -86,10 +86,11 @@ def rows_of(
 
 def load(folder: Path = RESULTS) -> list[Record]:
     """Return all records in a folder, by name."""
-    return [_read(path) for path in sorted(folder.glob("*.json"))]
+    return [read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def _read(path: Path) -> Record:
+def read(path: Path) -> Record:
+    """Return the record in a file."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(content, dict) and "rows" in content:
         return content

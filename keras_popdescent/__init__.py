@@ -13,6 +13,7 @@ from keras_popdescent.population import Objective as Objective
 from keras_popdescent.population import Observer as Observer
 from keras_popdescent.population import Population as Population
 from keras_popdescent.strategies import ESGD as ESGD
+from keras_popdescent.strategies import Annealing as Annealing
 from keras_popdescent.strategies import ClosingPlan as ClosingPlan
 from keras_popdescent.strategies import LinearDimension as LinearDimension
 from keras_popdescent.strategies import LogDimension as LogDimension

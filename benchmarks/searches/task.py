@@ -30,6 +30,13 @@ class Range:
     high: float
     log: bool = False
 
+    @property
+    def middle(self) -> float:
+        """The value that is taken where nothing is searched."""
+        if self.log:
+            return float(np.sqrt(self.low * self.high))
+        return (self.low + self.high) / 2.0
+
     def draw(self, rng: np.random.Generator) -> float:
         """Return a random value."""
         if self.log:
@@ -43,7 +50,7 @@ class Task:
 
     Attributes:
         name: Its name in the table.
-        build: Returns a compiled model for some values; it reports `METRIC`.
+        build: Returns a compiled model for some values; it reports the metric.
         space: The ranges, by name.
         training: Samples and labels.
         validation: Samples and labels, by which a search chooses.
@@ -52,6 +59,7 @@ class Task:
         models: How many models the budget holds.
         batch_size: Samples a batch.
         target: RandomSearch's time over PopDescentTuner's that is to be reached.
+        metric: What searches choose by on validation data; lower is better.
     """
 
     name: str
@@ -64,11 +72,27 @@ class Task:
     models: int = 5
     batch_size: int = 64
     target: float | None = None
+    metric: str = METRIC
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of one model."""
+        return self.epochs * -(-len(self.training[0]) // self.batch_size)
 
     @property
     def budget(self) -> int:
         """Gradient steps that a search may take."""
-        return self.models * self.epochs * -(-len(self.training[0]) // self.batch_size)
+        return self.models * self.steps
+
+    @property
+    def objective(self) -> str:
+        """The metric's name on validation data."""
+        return f"val_{self.metric}"
+
+    @property
+    def middle(self) -> dict[str, float]:
+        """The middle of each range."""
+        return {name: limits.middle for name, limits in self.space.items()}
 
     def fit_arguments(self) -> dict[str, Any]:
         """Return what `fit` and `search` are called with, beside epochs and callbacks."""

@@ -12,7 +12,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from benchmarks.searches.task import OBJECTIVE, CountSteps, Found, Task
+from benchmarks.searches.task import CountSteps, Found, Task
 from keras_popdescent import PopDescentTuner
 
 
@@ -33,7 +33,7 @@ class EndSearch(CountSteps):
 def random_search(task: Task, seed: int, folder: Path) -> Found:
     """Train as many models as the budget holds, from random values."""
     tuner = keras_tuner.RandomSearch(
-        hypermodel(task), max_trials=task.models, **common(seed, folder)
+        hypermodel(task), max_trials=task.models, **common(task, seed, folder)
     )
     counter = CountSteps()
     tuner.search(epochs=task.epochs, callbacks=[counter], **task.fit_arguments())
@@ -43,7 +43,10 @@ def random_search(task: Task, seed: int, folder: Path) -> Found:
 def hyperband(task: Task, seed: int, folder: Path) -> Found:
     """Run brackets until the budget is spent; a trial that is then under way does not count."""
     tuner = keras_tuner.Hyperband(
-        hypermodel(task), max_epochs=task.epochs, hyperband_iterations=100, **common(seed, folder)
+        hypermodel(task),
+        max_epochs=task.epochs,
+        hyperband_iterations=100,
+        **common(task, seed, folder),
     )
     counter = EndSearch(task.budget)
     with contextlib.suppress(BudgetSpentError):
@@ -59,16 +62,16 @@ def popdescent(task: Task, seed: int, folder: Path) -> Found:
         hypermodel(task),
         population_size=task.models,
         initial_hyperparameters=[first],
-        **common(seed, folder),
+        **common(task, seed, folder),
     )
     tuner.search(epochs=task.epochs, **task.fit_arguments())
     return Found(tuner.get_best_models()[0], tuner.history.gradient_steps)
 
 
-def common(seed: int, folder: Path) -> dict[str, Any]:
+def common(task: Task, seed: int, folder: Path) -> dict[str, Any]:
     """Return the arguments that all three tuners share."""
     return {
-        "objective": keras_tuner.Objective(OBJECTIVE, "min"),
+        "objective": keras_tuner.Objective(task.objective, "min"),
         "seed": seed,
         "directory": str(folder),
         "project_name": "search",
@@ -77,13 +80,17 @@ def common(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def hypermodel(task: Task) -> Callable[[keras_tuner.HyperParameters], keras.Model]:
-    """Return the task's `build_model(hp)`."""
+    """Return the task's `build_model(hp)`; the defaults are the middle of the ranges."""
 
     def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
         return task.build(
             {
                 name: hp.Float(
-                    name, limits.low, limits.high, sampling="log" if limits.log else "linear"
+                    name,
+                    limits.low,
+                    limits.high,
+                    sampling="log" if limits.log else "linear",
+                    default=limits.middle,
                 )
                 for name, limits in task.space.items()
             }

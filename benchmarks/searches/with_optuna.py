@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import optuna
 
-from benchmarks.searches.task import OBJECTIVE, CountSteps, Found, Task, Values
+from benchmarks.searches.task import CountSteps, Found, Task, Values
 
 
 class EachEpoch(keras.callbacks.Callback):
@@ -17,18 +17,20 @@ class EachEpoch(keras.callbacks.Callback):
     Args:
         trial: The trial.
         values: Its hyperparameter values.
+        objective: What it is judged by.
         best: What was best so far, over all trials.
     """
 
-    def __init__(self, trial: optuna.Trial, values: Values, best: Best) -> None:
+    def __init__(self, trial: optuna.Trial, values: Values, objective: str, best: Best) -> None:
         super().__init__()
         self._trial, self._values, self._best = trial, values, best
+        self._objective = objective
         self.lowest = float("inf")
         self.pruned = False
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Report."""
-        score = float((logs or {})[OBJECTIVE])
+        score = float((logs or {})[self._objective])
         self.lowest = min(self.lowest, score)
         self._best.offer(score, self._values, self.model)
         self._trial.report(score, epoch)
@@ -70,7 +72,7 @@ def search(task: Task, seed: int, folder: Path) -> Found:
             name: trial.suggest_float(name, limits.low, limits.high, log=limits.log)
             for name, limits in task.space.items()
         }
-        each = EachEpoch(trial, values, best)
+        each = EachEpoch(trial, values, task.objective, best)
         task.build(values).fit(
             epochs=task.epochs, callbacks=[counter, each], **task.fit_arguments()
         )

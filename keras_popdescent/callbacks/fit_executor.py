@@ -7,6 +7,7 @@ the members' reports to the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +75,8 @@ class FitExecutor(Executor):
         self.blueprint = GivenModelBlueprint(model, mutate)
         self._size = size
         self._validation = validation
+        # What the member in the model has only while it trains.
+        self._annealing = ExitStack()
         score_seed, self._seeds = seed.spawn(2)
         self._sampler = ValidationSampler(validation, batch_size, scoring, score_seed, size)
 
@@ -107,8 +110,14 @@ class FitExecutor(Executor):
         batch: Batch = keras.tree.map_structure(lambda array: array[:8], self._validation)
         return batch
 
-    def swap_in(self, slot: int, fresh_optimizer: bool = False) -> None:
-        """Put a member into the model, on request with an optimizer as just built."""
+    def swap_in(self, slot: int, fresh_optimizer: bool = False, rate_factor: float = 1.0) -> None:
+        """Put a member into the model, for its training.
+
+        Args:
+            slot: Its slot.
+            fresh_optimizer: Whether it gets an optimizer as just built.
+            rate_factor: What its learning rate is multiplied with until `swap_out`.
+        """
         if fresh_optimizer:
             self._states[slot] = replace(self._states[slot], optimizer=self._fresh.optimizer)
             self._newborn.add(slot)
@@ -116,9 +125,11 @@ class FitExecutor(Executor):
         if slot in self._newborn:
             self.live.write_values(self._values[slot])
             self._newborn.discard(slot)
+        self._annealing.enter_context(self.live.annealed(rate_factor))
 
     def swap_out(self, slot: int) -> None:
         """Keep the state of the member that is in the model."""
+        self._annealing.close()
         self._states[slot] = capture(self.live)
 
     def next_iteration(self) -> None:
@@ -145,6 +156,7 @@ class FitExecutor(Executor):
         batch_size: int | None = None,
         plan: TrainingPlan | None = None,
         score: bool = True,
+        rate_factor: float = 1.0,
     ) -> list[Report]:
         raise NotImplementedError("`fit` trains the members.")
 

@@ -209,7 +209,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._retrace()
         self._slot, self._batches = 0, 0
         self._reports: list[Report] = []
-        self._executor.next_iteration()
+        self._begin_iteration()
         self._take_turn()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -228,7 +228,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         if self._slot == self.population_size:
             self._running().absorb(self._reports)
             self._reports, self._slot = [], 0
-            self._executor.next_iteration()
+            self._begin_iteration()
         self._take_turn()
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -253,8 +253,14 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._retrace()
         loop.end()
 
+    def _begin_iteration(self) -> None:
+        self._executor.next_iteration()
+        self._rate_factor = self._running().begin_iteration()
+
     def _take_turn(self) -> None:
-        self._executor.swap_in(self._slot, self.strategy.training.fresh_optimizer)
+        self._executor.swap_in(
+            self._slot, self.strategy.training.fresh_optimizer, self._rate_factor
+        )
         self._batches = 0
         # The reported training loss is then that of the turn.
         self.model.reset_metrics()

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_popdescent.errors import ArgumentError, BindingError, ModelError, describe
-from keras_popdescent.history.schedule import CALLBACKS, Schedule
+from keras_popdescent.history.schedule import CALLBACKS, Schedule, Segment
 from keras_popdescent.hyperparameters import HandleBinding, find_handles
-from keras_popdescent.hyperparameters._keras_internals import sync_from_fit
+from keras_popdescent.hyperparameters._keras_internals import (
+    learning_rate_setting,
+    sync_from_fit,
+)
+from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 
 
 class ScheduleCallback(keras.callbacks.Callback):
@@ -44,12 +49,15 @@ class ScheduleCallback(keras.callbacks.Callback):
         self.stop = stop
         self.initial_step = int(initial_step)
         self._binding: dict[str, HandleBinding] = {}
-        self._written: Mapping[str, float] | None = None
+        self._segment: Segment | None = None
+        # id of a variable of the optimizer -> what it is when just built, where some segment
+        # begins so
+        self._fresh: dict[int, Any] = {}
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make what changes live."""
         self.step = self.initial_step
-        self._written = None
+        self._segment = None
         self._binding = {}
         if not self.model.built:
             raise ModelError(
@@ -71,6 +79,8 @@ class ScheduleCallback(keras.callbacks.Callback):
                     found=list(found),
                 )
             )
+        if any(segment.optimizer_state != "inherit" for segment in self.schedule):
+            self._fresh = fresh_slots(self.model)
         for path in paths:
             self._binding[path] = HandleBinding(path, [(path, 1.0)])
             self._binding[path].attach(self.model)
@@ -81,12 +91,14 @@ class ScheduleCallback(keras.callbacks.Callback):
         """Write the values that the coming gradient step is to use."""
         last = self.schedule.segments[-1]
         segment = self.schedule.segment_at(min(self.step, last.stop - 1))
-        if segment.scalars is self._written:
+        if segment is self._segment:
             return
         sync_from_fit(self.model)
+        if segment.optimizer_state != "inherit":
+            self._restart(counter=segment.optimizer_state == "fresh")
         for path, binding in self._binding.items():
             binding.write(segment.scalars[path])
-        self._written = segment.scalars
+        self._segment = segment
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count the step, and end the training with the schedule if asked to."""
@@ -102,11 +114,39 @@ class ScheduleCallback(keras.callbacks.Callback):
         self._binding = {}
         self.model.make_train_function(force=True)
 
+    def _restart(self, counter: bool) -> None:
+        """Set the optimizer's slots back, on request its step counter too."""
+        optimizer = inner_optimizer(self.model)
+        live = {
+            id(handle.target) for binding in self._binding.values() for handle in binding.handles
+        }
+        kept = {id(learning_rate_setting(optimizer)), *live}
+        if not counter:
+            kept.add(id(optimizer.iterations))
+        for variable in optimizer.variables:
+            if id(variable) not in kept:
+                # A momentum that was 0 has got its slots since.
+                fresh = self._fresh.get(id(variable))
+                variable.assign(keras.ops.zeros_like(variable) if fresh is None else fresh)
+
     def _paths(self, own: Mapping[str, float]) -> list[str]:
         """Return the paths of the scalars that are not always as the model has them."""
         segments = self.schedule.segments
         common = [path for path in segments[0].scalars if all(path in s.scalars for s in segments)]
         return [path for path in common if {s.scalars[path] for s in segments} != {own.get(path)}]
+
+
+def fresh_slots(model: keras.Model) -> dict[int, Any]:
+    """Return what the variables of a model's optimizer, by id, are when it is just built."""
+    optimizer = inner_optimizer(model)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    fresh = type(optimizer).from_config(optimizer.get_config())
+    fresh.build(model.trainable_variables)
+    return {
+        id(variable): np.array(keras.ops.convert_to_numpy(new))
+        for variable, new in zip(optimizer.variables, fresh.variables, strict=True)
+    }
 
 
 def _check(schedule: Schedule) -> None:

@@ -92,6 +92,7 @@ class SequentialExecutor(Executor):
         batch_size: int | None = None,
         plan: TrainingPlan | None = None,
         score: bool = True,
+        rate_factor: float = 1.0,
     ) -> list[Report]:
         setup = self._setup
         training = setup.data.training
@@ -100,18 +101,31 @@ class SequentialExecutor(Executor):
         feeds = training.take(list(slots), num_batches, plan, sizes)
         self._sampler.next_iteration()
         pairs = zip(slots, feeds, strict=True)
-        return [self._advance_one(s, f, score, plan.fresh_optimizer) for s, f in pairs]
+        return [self._advance_one(s, f, score, plan.fresh_optimizer, rate_factor) for s, f in pairs]
 
     def _batch_sizes(self, slots: Sequence[int], batch_size: int | None) -> list[int]:
         """Return each slot's batch size: the one asked for, or the member's own."""
         default = self._setup.data.training.batch_size or 0
         return [batch_size or int(self._values[slot].get(BATCH_SIZE, default)) for slot in slots]
 
-    def _advance_one(self, slot: int, feed: Any, score: bool, fresh_optimizer: bool) -> Report:
+    def _advance_one(
+        self, slot: int, feed: Any, score: bool, fresh_optimizer: bool, rate_factor: float
+    ) -> Report:
         began = time.perf_counter()
         if fresh_optimizer:
             self._renew_optimizer(slot)
         stage = self._swap_in(slot)
+        with stage.live.annealed(rate_factor):
+            logs, steps = self._train_and_score(slot, stage, feed, score)
+        self._states[slot] = capture(stage.live)
+        self._share_counter(slot, stage)
+        value = self._setup.objective.score(logs) if score else float("nan")
+        return Report(slot, value, logs, steps, time.perf_counter() - began)
+
+    def _train_and_score(
+        self, slot: int, stage: _Stage, feed: Any, score: bool
+    ) -> tuple[dict[str, float], int]:
+        """Return what the member in a model reports, and how many steps it made."""
         hooks = self._setup.hooks
         if hooks is not None:
             with stage.live.plain():
@@ -124,10 +138,7 @@ class SequentialExecutor(Executor):
         if hooks is not None:
             with stage.live.plain():
                 hooks.train_end(slot, stage.live.model, steps, logs)
-        self._states[slot] = capture(stage.live)
-        self._share_counter(slot, stage)
-        value = self._setup.objective.score(logs) if score else float("nan")
-        return Report(slot, value, logs, steps, time.perf_counter() - began)
+        return logs, steps
 
     def _train(self, slot: int, stage: _Stage, feed: Any) -> int:
         hooks = self._setup.hooks

@@ -68,11 +68,17 @@ class VectorizedExecutor(SequentialExecutor):
         batch_size: int | None = None,
         plan: TrainingPlan | None = None,
         score: bool = True,
+        rate_factor: float = 1.0,
     ) -> list[Report]:
         plan = plan or self._setup.training
         if not self._applies():
             return super().advance(
-                slots, num_batches, batch_size=batch_size, plan=plan, score=score
+                slots,
+                num_batches,
+                batch_size=batch_size,
+                plan=plan,
+                score=score,
+                rate_factor=rate_factor,
             )
         feeds = self._feeds(slots, num_batches, batch_size, plan)
         if plan.fresh_optimizer:
@@ -82,7 +88,7 @@ class VectorizedExecutor(SequentialExecutor):
         reports: dict[int, Report] = {}
         for together in self._parties(slots, feeds):
             rows = [feeds[slot] for slot in together]
-            reports.update(self._advance_together(together, rows, score, counters))
+            reports.update(self._advance_together(together, rows, score, counters, rate_factor))
         self._resident = None
         return [reports[slot] for slot in slots]
 
@@ -133,6 +139,7 @@ class VectorizedExecutor(SequentialExecutor):
         feeds: list[list[Indices]],
         score: bool,
         counters: Mapping[int, int],
+        rate_factor: float,
     ) -> dict[int, Report]:
         began = time.perf_counter()
         stage = self._stage(self._values[slots[0]])
@@ -143,7 +150,7 @@ class VectorizedExecutor(SequentialExecutor):
         data = cast(ArrayBatches, self._setup.data.training)
         if stage.training is None:
             stage.training = stage.stepper.load(data.arrays)
-        stack, logs = engine.train(stack, stage.training, _joined(feeds))
+        stack, logs = engine.train(stack, stage.training, _joined(feeds), rate_factor)
         self._store.put(slots, stack)
         if score and self._setup.data.validation is not None:
             if stage.validation is None:
@@ -383,6 +390,9 @@ class _Engine:
         }
         # Which tensors of a member its hyperparameter values are written to.
         self.written = sorted({position[id(handle.target)] for handle in live.handles})
+        # Which tensor is the learning rate; None where it is a schedule or a function.
+        annealed = live.rate_variable
+        self._rate = None if annealed is None else position[id(annealed)]
         # XLA's convolutions are slow inside loops on a CPU: there, a call for each batch.
         self._scans = jax.default_backend() != "cpu"
         donated = (0,) if self._scans else ()
@@ -392,17 +402,26 @@ class _Engine:
             self._evolve_all, static_argnames=("kind", "rule"), donate_argnums=donated
         )
 
-    def train(self, stack: Stack, arrays: Any, rows: list[Indices]) -> tuple[Stack, Any]:
+    def train(
+        self, stack: Stack, arrays: Any, rows: list[Indices], rate_factor: float = 1.0
+    ) -> tuple[Stack, Any]:
         """Train the members of a stack; return it, and each member's logs.
 
         Args:
             stack: The members.
             arrays: Training data on the device.
             rows: (members, steps, batch) blocks of indices.
+            rate_factor: See `Executor.advance`.
         """
+        rate = self._rate if rate_factor != 1.0 else None
+        if rate is not None:
+            own = stack[rate]
+            stack = [*stack[:rate], own * np.float32(rate_factor), *stack[rate + 1 :]]
         metrics, last = self._metrics(len(stack[0])), {}
         for block in self._blocks(rows):
             stack, metrics, last = self._train(stack, metrics, arrays, block)
+        if rate is not None:
+            stack = [*stack[:rate], own, *stack[rate + 1 :]]
         return stack, _logs(last, len(stack[0]))
 
     def test(self, stack: Stack, arrays: Any, rows: list[Indices]) -> list[dict[str, float]]:
@@ -482,7 +501,7 @@ class _Engine:
         fresh_ones |= set(range(num_weights + live.num_plain[1], len(stack)))
         if rule != "inherit":
             fresh_ones |= set(range(num_weights, len(stack)))
-        if rule == "fresh_slots":
+        if rule in ("restart", "fresh_slots"):
             fresh_ones -= {num_weights + index for index in live.step_counter_indices}
         evolved = []
         for index, column in enumerate(stack):

@@ -157,13 +157,35 @@ class History:
         starts = [births[ancestor].inherited_steps for ancestor in line]
         end = self._last_step(member_id) if until is None else until
         stops = [*starts[1:], end]
-        return Schedule(
-            tuple(
-                Segment(start, min(stop, end), dict(births[ancestor].values), ancestor)
-                for ancestor, start, stop in zip(line, starts, stops, strict=True)
-                if min(stop, end) > start
-            )
-        )
+        segments = []
+        for ancestor, start, stop in zip(line, starts, stops, strict=True):
+            birth = births[ancestor]
+            values, rule = dict(birth.values), birth.optimizer_state if birth.parents else "inherit"
+            for first, last, factor in self._stretches(ancestor, start, min(stop, end)):
+                segments.append(
+                    Segment(first, last, values, ancestor, {}, factor, optimizer_state=rule)
+                )
+                rule = "inherit"
+        return Schedule(tuple(segments))
+
+    def _stretches(self, member_id: int, start: int, stop: int) -> Iterator[tuple[int, int, float]]:
+        """Yield (start, stop, factor) of a life's parts with a common factor on the rate."""
+        lived = [
+            (min(member.gradient_steps, stop), record.rate_factor)
+            for record in self.records
+            for member in record.members
+            if member.member_id == member_id
+        ]
+        begin, reached, current = start, start, None
+        for steps, factor in lived:
+            if steps <= reached:
+                continue
+            if current is not None and factor != current:
+                yield begin, reached, current
+                begin = reached
+            reached, current = steps, factor
+        if stop > begin:
+            yield begin, stop, 1.0 if current is None else current
 
     def _last_step(self, member_id: int) -> int:
         for record in reversed(self.records):

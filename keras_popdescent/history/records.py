@@ -74,6 +74,8 @@ class IterationRecord:
         members: The members by slot, before any replacement.
         births: The members born after it.
         closing: Whether it belongs to the training after the last iteration.
+        rate_factor: What the members' learning rates were multiplied with in it; their values are
+            the rates without it.
     """
 
     iteration: int
@@ -82,6 +84,7 @@ class IterationRecord:
     members: tuple[MemberRecord, ...] = ()
     births: tuple[BirthRecord, ...] = ()
     closing: bool = False
+    rate_factor: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as nested dicts and lists."""

@@ -25,8 +25,12 @@ class Segment:
         stop: One past the last gradient step.
         values: The hyperparameter values.
         member_id: The ancestor that lived it.
-        scalars: What the values amount to in the model: live scalars by path; empty where nobody
-            has found it out.
+        scalars: What the values amount to in the model, with the factor: live scalars by path;
+            empty where nobody has found it out.
+        rate_factor: What the learning rate was multiplied with (a strategy's annealing); `values`
+            are without it.
+        optimizer_state: What happens to the optimizer's slots at the segment's start: they go on
+            (`"inherit"`), or begin anew (`"restart"` and others, see `Offspring`).
     """
 
     start: int
@@ -34,6 +38,8 @@ class Segment:
     values: Values
     member_id: int
     scalars: Mapping[str, float] = field(default_factory=dict)
+    rate_factor: float = 1.0
+    optimizer_state: str = "inherit"
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ class Schedule:
     def stretched(self, gradient_steps: int) -> Schedule:
         """Return the same path over another number of gradient steps.
 
-        For retraining on more data or for longer. A segment that would get no step is left out.
+        For retraining on more data or for longer. A segment that would get no step is left out;
+        what its start does to the optimizer, the next one's does.
 
         Args:
             gradient_steps: Number of steps, at least 1.
@@ -122,11 +129,13 @@ class Schedule:
         scale = int(gradient_steps) / self.gradient_steps
         bounds = [round(segment.start * scale) for segment in self.segments]
         ends = [*bounds[1:], int(gradient_steps)]
-        moved = [
-            replace(segment, start=start, stop=stop)
-            for segment, start, stop in zip(self.segments, bounds, ends, strict=True)
-            if stop > start
-        ]
+        moved: list[Segment] = []
+        rule = "inherit"
+        for segment, start, stop in zip(self.segments, bounds, ends, strict=True):
+            rule = rule if segment.optimizer_state == "inherit" else segment.optimizer_state
+            if stop > start:
+                moved.append(replace(segment, start=start, stop=stop, optimizer_state=rule))
+                rule = "inherit"
         return replace(self, segments=tuple(moved))
 
     def as_callback(self, stop: bool = False) -> Any:
@@ -149,7 +158,13 @@ class Schedule:
     def to_records(self) -> list[dict[str, Any]]:
         """Return a dict for each segment, values flat beside start and stop."""
         return [
-            {"start": s.start, "stop": s.stop, "member_id": s.member_id, **s.values}
+            {
+                "start": s.start,
+                "stop": s.stop,
+                "member_id": s.member_id,
+                "rate_factor": s.rate_factor,
+                **s.values,
+            }
             for s in self.segments
         ]
 

@@ -160,6 +160,12 @@ def _rate_handles(optimizer: Any) -> list[Handle]:
     return [LearningRateHandle(optimizer)] if isinstance(setting, keras.Variable) else []
 
 
+def rate_handle(model: keras.Model) -> LearningRateHandle | None:
+    """Return the handle of a learning rate that is a plain number, None for any other."""
+    found = _rate_handles(inner_optimizer(model))
+    return next((handle for handle in found if isinstance(handle, LearningRateHandle)), None)
+
+
 def _is_number(optimizer: Any, name: str) -> bool:
     value = getattr(optimizer, name, None)
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -99,7 +99,13 @@ class Executor(ABC):
 
     The order of calls: `start`, then any number of `advance`, `try_out` and `apply`, then `close`.
     `advance` trains and scores in one go, so that a member has to be put into its model only once.
+
+    Attributes:
+        anneals: Whether `advance` heeds `rate_factor`. Where it does not, the loop passes and
+            records 1.
     """
+
+    anneals: bool = True
 
     @abstractmethod
     def start(self, setup: Setup) -> None:
@@ -118,6 +124,7 @@ class Executor(ABC):
         batch_size: int | None = None,
         plan: TrainingPlan | None = None,
         score: bool = True,
+        rate_factor: float = 1.0,
     ) -> list[Report]:
         """Train the members in `slots` on `num_batches` batches each, and score them.
 
@@ -127,6 +134,8 @@ class Executor(ABC):
             batch_size: Samples a batch; None for the members' own.
             plan: Which batches; None for the setup's plan.
             score: Whether they are scored too.
+            rate_factor: What their learning rates are multiplied with while they train, see
+                `LiveModel.annealed`; their values and states keep the rates themselves.
         """
 
     @abstractmethod

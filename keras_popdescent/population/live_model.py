@@ -13,6 +13,7 @@ from keras_popdescent.data.batch import Batch
 from keras_popdescent.errors import BindingError, DataError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.hyperparameters.handle import Handle
+from keras_popdescent.hyperparameters.optimizer import LearningRateHandle, rate_handle
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.strategies.space import Values
 
@@ -56,6 +57,7 @@ class LiveModel:
         self._computed = HandleBinding("computed", [(path, 1.0) for path in computed])
         if computed:
             self._computed.attach(self.model)
+        self._rate: LearningRateHandle | None = rate_handle(self.model)
         # After the bindings: a live momentum needs its slots even where it starts at 0.
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
@@ -99,6 +101,11 @@ class LiveModel:
         """All built-in handles that are live in this model."""
         handles = [handle for binding in self.bindings.values() for handle in binding.handles]
         return handles + list(self._computed.handles)
+
+    @property
+    def rate_variable(self) -> keras.Variable | None:
+        """The learning rate that `annealed` multiplies; None where it is no plain number."""
+        return None if self._rate is None else self._rate.target
 
     def read_variables(self) -> list[Any]:
         """Return tensors with the values of all variables; they do not change with the model."""
@@ -155,6 +162,31 @@ class LiveModel:
         finally:
             for handle, value in zip(comparable, before, strict=True):
                 handle.write(value)
+
+    @contextmanager
+    def annealed(self, factor: float) -> Iterator[None]:
+        """Within the block, the learning rate is the member's own times a factor.
+
+        Afterwards it is the member's own again: states, children and exported models know nothing
+        of the factor. What somebody writes within the block (a callback) is the rate that is in
+        force; the member's own becomes that divided by the factor. An optimizer whose rate is a
+        schedule or a function is left alone: its author has decided how the rate falls.
+
+        Args:
+            factor: At least 0; 1 changes nothing.
+        """
+        handle = self._rate
+        if handle is None or factor == 1.0:
+            yield
+            return
+        own = handle.read()
+        handle.write(own * factor)
+        written = handle.read()
+        try:
+            yield
+        finally:
+            found = handle.read()
+            handle.write(own if found == written or factor == 0.0 else found / factor)
 
     @contextmanager
     def plain(self) -> Iterator[None]:

@@ -148,6 +148,11 @@ class Loop:
         self.batches_done = 0
         # Rounds of closing training that are done.
         self.rounds_closed = 0
+        # Where the present budget begins: its iterations are those that are annealed over.
+        self._first_iteration = 0
+        self._budget_began = 0.0
+        # The factor on the learning rates in the iteration that is under way.
+        self._rate_factor = 1.0
         self._rng = rng
         self._num_born = 0
         self._steps = 0
@@ -190,7 +195,9 @@ class Loop:
                 )
             )
         self._builds.start(self.executor, setup, self._rng)
-        self._began = time.perf_counter()
+        self._began = self._budget_began = time.perf_counter()
+        if self.strategy.annealing is not None and not self.executor.anneals:
+            self.notes.append("learning rates are not annealed: your own training sets them")
         if restore is None:
             self._first_members(setup)
         else:
@@ -265,6 +272,8 @@ class Loop:
         )
         self.interrupted = False
         self.rounds_closed = 0
+        self._first_iteration = self.iteration
+        self._budget_began = time.perf_counter()
         self.observers = list(observers)
         for observer in self.observers:
             observer.search_begin(self)
@@ -308,10 +317,27 @@ class Loop:
         """Train and score every member, complete the iteration, and return its record."""
         slots = [member.slot for member in self.members if not member.stopped]
         batches = self.settings.batches_at(self.iteration)
-        reports = self.executor.advance(slots, batches)
+        reports = self.executor.advance(slots, batches, rate_factor=self.begin_iteration())
         self.batches_done += batches
         self._heed_limits(reports)
         return self.absorb(reports)
+
+    def begin_iteration(self) -> float:
+        """Return the factor on the learning rates in the coming iteration, which is recorded.
+
+        The progress of the strategy's annealing is the part of this budget's iterations that is
+        done, or of its time, whichever is more. An iteration alone is not annealed.
+        """
+        annealing = self.strategy.annealing
+        if annealing is None or not self.executor.anneals:
+            return 1.0
+        limits, first = self.settings, self._first_iteration
+        progress = (self.iteration - first) / max(limits.iterations - first, 1)
+        if limits.deadline is not None:
+            whole = max(limits.deadline - self._budget_began, 1e-9)
+            progress = max(progress, (time.perf_counter() - self._budget_began) / whole)
+        self._rate_factor = annealing.factor(progress)
+        return self._rate_factor
 
     def _heed_limits(self, reports: Sequence[Report]) -> None:
         """Make this iteration the last where a limit is reached, before anybody is born."""
@@ -476,7 +502,9 @@ class Loop:
         closing: bool = False,
     ) -> IterationRecord:
         seconds = time.perf_counter() - self._began
-        record = IterationRecord(self.iteration, self._steps, seconds, members, births, closing)
+        record = IterationRecord(
+            self.iteration, self._steps, seconds, members, births, closing, self._rate_factor
+        )
         self.history.append(record)
         for observer in self.observers:
             observer.iteration_end(record)
@@ -485,6 +513,8 @@ class Loop:
     def _close(self) -> None:
         """Train on after the last iteration, without selection, and score once more."""
         plan = self.strategy.closing
+        # As in the last iteration, which another process may have done.
+        self._rate_factor = self.history.records[-1].rate_factor
         for round_ in range(self.rounds_closed, plan.rounds):
             last = round_ == plan.rounds - 1
             reports = self.executor.advance(
@@ -493,6 +523,7 @@ class Loop:
                 batch_size=plan.batch_size,
                 plan=replace(self.strategy.training, passes=plan.passes),
                 score=last,
+                rate_factor=self._rate_factor,
             )
             with deferred_interrupt():
                 self.rounds_closed += 1

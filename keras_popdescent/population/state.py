@@ -106,7 +106,7 @@ def inherit(
         parents: One parent or several; floats are averaged over them, the rest is the first's.
         live: The child's live model, for the meaning of the tensors. It may be another one than the
             parents', with the same weight shapes (a layer of dropout more, say).
-        optimizer: `"inherit"`, `"fresh"` or `"fresh_slots"`, see `Offspring`.
+        optimizer: `"inherit"`, `"restart"`, `"fresh"` or `"fresh_slots"`, see `Offspring`.
         fresh: A state of the child's live model with an optimizer as just built.
         seed: Seed of the child's dropout layers and the like.
         noise: Noise for the trainable weights.

@@ -1,5 +1,6 @@
 """Strategies: from scores to decisions, in pure NumPy."""
 
+from keras_popdescent.strategies.base import Annealing as Annealing
 from keras_popdescent.strategies.base import ClosingPlan as ClosingPlan
 from keras_popdescent.strategies.base import Offspring as Offspring
 from keras_popdescent.strategies.base import PopulationView as PopulationView

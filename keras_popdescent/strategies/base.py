@@ -6,6 +6,7 @@ scripted scores, logged and replayed; an executor carries them out.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_popdescent.arguments import check_flag, check_one_of, check_type, make_whole
+from keras_popdescent.arguments import (
+    check_flag,
+    check_number,
+    check_one_of,
+    check_type,
+    make_whole,
+)
+from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.operators.fitness import Direction, fitness
 from keras_popdescent.operators.noise import NO_NOISE, NoiseSpec
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 Regularization = Literal["first", "all", "unused"]
-OptimizerState = Literal["inherit", "fresh", "fresh_slots"]
+OptimizerState = Literal["inherit", "restart", "fresh", "fresh_slots"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,9 @@ class Offspring:
             the only parent, or from the mean of the parents' weights.
         values: The child's hyperparameter values.
         weight_noise: Noise added to the child's trainable weights.
-        optimizer_state: `"inherit"` the first parent's; `"fresh"`, as just built; `"fresh_slots"`:
-            empty slots under the first parent's step counter, which parent and child go on sharing
-            (the authors' code).
+        optimizer_state: `"inherit"` the first parent's; `"restart"`: slots as just built under a
+            copy of the first parent's step counter; `"fresh"`, all as just built; `"fresh_slots"`:
+            as `"restart"`, but parent and child go on sharing one counter (the authors' code).
         strength: How hard the child was mutated, for the record.
         score: The child's score, where it was tried out before its birth; see
             `Strategy.candidates`.
@@ -115,6 +123,59 @@ class ClosingPlan:
         make_whole(self, ["batches", "batch_size", "passes"], nullable=["batches", "batch_size"])
 
 
+@dataclass(frozen=True)
+class Annealing:
+    """A factor on the learning rates of all members, which falls while the search goes on.
+
+    With progress u from 0 (the first iteration) to 1 (the end), constant until `begin`, then half a
+    cosine down to `floor`:
+
+        factor = 1                                                  for u <= begin
+        factor = floor + (1 - floor) * (1 + cos(pi * v)) / 2        v = (u - begin) / (1 - begin)
+
+    All members have the same factor in an iteration, so selection compares them at the same stage
+    of their annealing: a lower rate looks better at once, but not because it came down earlier. The
+    factor is no hyperparameter: it is not mutated, and a member's values stay what they are.
+
+    Source: the cosine of Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv 1608.03983, without
+    restarts, held constant within an iteration.
+
+    Attributes:
+        floor: The factor at the end, 0 ... 1. Defaults to 0.
+        begin: The progress at which it begins to fall, at least 0 and below 1. Defaults to 0.
+
+    Raises:
+        ArgumentError: For a number outside of its range.
+
+    Example:
+        >>> [Annealing(floor=0.1).factor(u) for u in (0.0, 0.5, 1.0)]
+        [1.0, 0.55, 0.1]
+    """
+
+    floor: float = 0.0
+    begin: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("floor", "begin"):
+            check_number(name, getattr(self, name), 0.0, none=False)
+        if self.floor > 1.0 or self.begin >= 1.0:
+            raise ArgumentError(
+                describe(
+                    "This annealing never ends.",
+                    "Expected `floor` in 0 ... 1, and `begin` at least 0 and below 1.",
+                    floor=self.floor,
+                    begin=self.begin,
+                )
+            )
+
+    def factor(self, progress: float) -> float:
+        """Return the factor at a progress in 0 ... 1."""
+        fallen = (min(max(progress, 0.0), 1.0) - self.begin) / (1.0 - self.begin)
+        if fallen <= 0.0:
+            return 1.0
+        return self.floor + (1.0 - self.floor) * (1.0 + math.cos(math.pi * fallen)) / 2.0
+
+
 def check_plans(
     training: TrainingPlan | None, scoring: ScoringPlan | None, closing: ClosingPlan | None
 ) -> None:
@@ -183,6 +244,7 @@ class Strategy(ABC):
         training: Which batches members train on.
         scoring: Which validation data scores them.
         closing: Training after the last iteration.
+        annealing: The common factor on the members' learning rates; None for none.
         keep_best: Whether the result of a search is the best member ever seen on validation (True)
             or the fittest at the end (False).
         multipliers: Names of built-in live multipliers that the strategy needs besides the user's
@@ -197,6 +259,7 @@ class Strategy(ABC):
     training: TrainingPlan = TrainingPlan()
     scoring: ScoringPlan = ScoringPlan()
     closing: ClosingPlan = ClosingPlan()
+    annealing: Annealing | None = None
     keep_best: bool = True
     multipliers: tuple[str, ...] = ()
     implicit: bool = True

@@ -33,18 +33,25 @@ class Mutation(ABC):
 class UnitMutation(Mutation):
     """Move in the unit interval of each dimension, reflected at its ends.
 
-    `u' = reflect(u + Normal(0, width * strength))`; an unordered choice is drawn anew with
-    probability `min(1, width * strength)`. Bounds, steps and the order of choices are kept.
+    `u' = reflect(u + Normal(0, d))` with `d = max(width * strength, least)`; an unordered choice is
+    drawn anew with probability `min(1, d)`. Bounds, steps and the order of choices are kept.
     Structural dimensions keep the parent's value: the child's weights come from the parent.
 
     Attributes:
-        width: Standard deviation at strength 1, in units of the dimension's range.
+        width: Standard deviation at strength 1, in units of the dimension's range, at least 0.
+            Defaults to 1.
+        least: Standard deviation that no child falls below, in the same units, at least 0. The
+            strength depends on the loss's scale, and is next to nothing where losses are small (of
+            a regression, say); with `least` mutation goes on there. Defaults to 0: strength 0 is
+            then the identity.
     """
 
     width: float = 1.0
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("width", self.width, 0.0, none=False)
+        check_number("least", self.least, 0.0, none=False)
 
     def mutate(
         self, values: Values, strength: float, space: SearchSpace, rng: np.random.Generator
@@ -53,7 +60,10 @@ class UnitMutation(Mutation):
         for dimension in space:
             if dimension.kind != "structural":
                 mutated[dimension.name] = self._move(
-                    dimension, values[dimension.name], self.width * strength, rng
+                    dimension,
+                    values[dimension.name],
+                    max(self.width * strength, self.least),
+                    rng,
                 )
         return mutated
 

@@ -24,6 +24,7 @@ from keras_popdescent.arguments import check_flag, check_number, check_one_of, c
 from keras_popdescent.operators.noise import NoiseKind, NoiseSpec
 from keras_popdescent.operators.selection import choose_parents, weakest
 from keras_popdescent.strategies.base import (
+    Annealing,
     ClosingPlan,
     Offspring,
     OptimizerState,
@@ -42,8 +43,9 @@ from keras_popdescent.strategies.mutations import (
 )
 from keras_popdescent.strategies.space import SearchSpace, Values
 
-# The width of mutations that served best of 0.1 to 2 (docs/presets.md).
+# What served best (docs/presets.md).
 DEFAULT_WIDTH = 0.5
+DEFAULT_LEAST = 0.2
 
 
 class PopDescent(Strategy):
@@ -55,23 +57,29 @@ class PopDescent(Strategy):
     2. each by a copy of a parent drawn with replacement among all members, with probability
        f / sum(f);
     3. mutated with strength `1 - f(parent)`: hyperparameters by `mutation`, weights by Gaussian
-       noise of standard deviation `noise_scale * strength`.
+       noise of standard deviation `noise_scale * strength`;
+    4. with an optimizer as `optimizer_state` says.
+
+    Learning rates are multiplied with the factor of `annealing`, the same for all members.
 
     The constructor's defaults are the preset for users; `paper()` is Algorithms 1 and 2 as printed;
     `reference()` is what the authors' code does, for meeting the published numbers.
 
     Args:
-        mutation: How hyperparameters move. Defaults to `UnitMutation(0.5)`: in KerasTuner's unit
-            space, bounded.
+        mutation: How hyperparameters move. Defaults to `UnitMutation(0.5, least=0.2)`: in
+            KerasTuner's unit space, bounded, and not less where losses are small.
         noise_scale: Standard deviation of the weight noise at strength 1, at least 0; the paper's
             beta_1. Defaults to 0: noise gave no gain (docs/presets.md).
         noise_kind: What `noise_scale` is measured in, see `NoiseSpec`. Defaults to `"relative"`:
             the spread of each tensor.
         optimizer_state: What a child's optimizer starts with, see `Offspring`. Defaults to
-            `"inherit"`.
+            `"restart"`: slots as just built. Adam's steps are then up to about three times as large
+            for a while, which offsets that selection favours low rates too early.
         training: Which batches members train on. Defaults to a shuffled stream for each slot.
         scoring: Which validation data scores members. Defaults to all of it.
         closing: Training after the last iteration. Defaults to none.
+        annealing: The factor on all members' learning rates; None for none (the default). It was
+            tried in several forms and gave no gain that could be told from noise (docs/presets.md).
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
@@ -99,10 +107,11 @@ class PopDescent(Strategy):
         *,
         noise_scale: float = 0.0,
         noise_kind: NoiseKind = "relative",
-        optimizer_state: OptimizerState = "inherit",
+        optimizer_state: OptimizerState = "restart",
         training: TrainingPlan | None = None,
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
+        annealing: Annealing | None = None,
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
@@ -111,15 +120,17 @@ class PopDescent(Strategy):
         check_one_of("noise_kind", noise_kind, get_args(NoiseKind))
         check_one_of("optimizer_state", optimizer_state, get_args(OptimizerState))
         check_plans(training, scoring, closing)
+        check_type("annealing", annealing, Annealing, "an `Annealing`, or None for none")
         check_flag("keep_best", keep_best)
         check_one_of("regularization", regularization, get_args(Regularization))
-        self.mutation = UnitMutation(DEFAULT_WIDTH) if mutation is None else mutation
+        self.mutation = UnitMutation(DEFAULT_WIDTH, DEFAULT_LEAST) if mutation is None else mutation
         self.noise_scale = noise_scale
         self.noise_kind = noise_kind
         self.optimizer_state = optimizer_state
         self.training = TrainingPlan() if training is None else training
         self.scoring = ScoringPlan() if scoring is None else scoring
         self.closing = ClosingPlan() if closing is None else closing
+        self.annealing = annealing
         self.keep_best = keep_best
         self.regularization: Regularization = regularization
         if isinstance(self.mutation, ReferenceMutation):
@@ -145,6 +156,7 @@ class PopDescent(Strategy):
             training=TrainingPlan(batches="common"),
             scoring=ScoringPlan(sample="common", num_samples=num_samples),
             keep_best=False,
+            optimizer_state="inherit",
         )
 
     @classmethod
@@ -224,6 +236,7 @@ class PopDescent(Strategy):
             "training": asdict(self.training),
             "scoring": asdict(self.scoring),
             "closing": asdict(self.closing),
+            "annealing": None if self.annealing is None else asdict(self.annealing),
             "keep_best": self.keep_best,
             "regularization": self.regularization,
         }

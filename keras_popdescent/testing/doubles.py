@@ -77,6 +77,7 @@ class Advance:
     num_batches: int
     batch_size: int | None
     score: bool
+    rate_factor: float = 1.0
 
 
 class ScriptedExecutor(Executor):
@@ -136,8 +137,9 @@ class ScriptedExecutor(Executor):
         batch_size: int | None = None,
         plan: TrainingPlan | None = None,
         score: bool = True,
+        rate_factor: float = 1.0,
     ) -> list[Report]:
-        self.advances.append(Advance(tuple(slots), num_batches, batch_size, score))
+        self.advances.append(Advance(tuple(slots), num_batches, batch_size, score, rate_factor))
         steps = num_batches * (plan or self._setup.training).passes
         return [self._advance_one(slot, steps, score) for slot in slots]
 

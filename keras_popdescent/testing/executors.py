@@ -337,10 +337,11 @@ class ExecutorConformance:
         _assert_close(_own(executor.capture(1)), model.get_weights(), self.tolerance)
 
     def test_the_optimizer_of_a_child(self) -> None:
-        """`"fresh"`: as just built; `"fresh_slots"`: empty slots under the parent's counter."""
+        """`"fresh"`: as just built; `"restart"`, `"fresh_slots"`: under the parent's counter."""
         executor = self.started()
         executor.advance([0], STEPS)
-        for rule, steps in (("inherit", STEPS), ("fresh", 0), ("fresh_slots", STEPS)):
+        rules = {"inherit": STEPS, "fresh": 0, "restart": STEPS, "fresh_slots": STEPS}
+        for rule, steps in rules.items():
             executor.apply(
                 [Offspring(1, (0,), dict(FIRST_VALUES[0]), optimizer_state=rule)]  # type: ignore[arg-type]
             )
@@ -436,6 +437,28 @@ class ExecutorConformance:
         assert report.gradient_steps == STEPS
         assert int(_array(model.optimizer.iterations)) == STEPS
         np.testing.assert_allclose(_array(model.optimizer.learning_rate), 0.02)
+
+    def test_a_rate_factor_multiplies_the_learning_rates(self) -> None:
+        """Members train as under that many times their rate, and keep the rate itself."""
+        halved = [{**values, RATE: float(values[RATE]) / 2.0} for values in FIRST_VALUES]
+        first, second = self.started(), self.start(values=halved)
+        for executor, factor in ((first, 0.5), (second, 1.0)):
+            executor.advance([0, 1, 2], STEPS, rate_factor=factor)
+        for slot, values in enumerate(FIRST_VALUES):
+            own, other = first.capture(slot), second.capture(slot)
+            _assert_close(_own(own), _own(other), self.tolerance)
+            model = first.export(values, own)
+            rate = float(values[RATE])
+            np.testing.assert_allclose(_array(model.optimizer.learning_rate), rate)
+
+    def test_states_know_nothing_of_a_rate_factor(self) -> None:
+        """Also where the learning rate is not among the hyperparameters: it is inherited plain."""
+        executor = self.start(blueprint=ModelBlueprint(build_model, ()), values=[{}, {}])
+        executor.advance([0, 1], 1, rate_factor=0.5)
+        executor.apply([Offspring(1, (0,), {})])
+        for slot in (0, 1):
+            scalars = [float(array) for array in _slots(executor.capture(slot)) if not array.ndim]
+            assert any(abs(scalar - 0.01) < 1e-8 for scalar in scalars)
 
     def test_a_captured_state_does_not_change(self) -> None:
         """Neither when its member trains on, nor when it is replaced."""

@@ -39,12 +39,14 @@ class StrategyConformance:
         bounded: Whether mutated values keep the bounds of the search space. False exempts
             dimensions without a natural upper end (`Dimension.unbounded`), which then need only be
             positive and finite.
-        strength_is_shortfall: Whether the strength of a mutation is 1 - fitness(parent), so that a
-            perfect parent is copied as it is.
+        strength_is_shortfall: Whether the strength of a mutation is 1 - fitness(parent).
+        strength_0_is_identity: Whether a perfect parent is copied as it is. False for strategies
+            that mutate whatever the fitness.
     """
 
     bounded: bool = True
     strength_is_shortfall: bool = True
+    strength_0_is_identity: bool = True
 
     def make_strategy(self) -> Strategy:
         """Return a new strategy, always the same."""
@@ -255,7 +257,7 @@ class StrategyConformance:
 
     def test_strength_0_is_the_identity(self) -> None:
         """A parent of loss 0 has fitness 1: its children are copies, in values and in weights."""
-        if self.strength_is_shortfall:
+        if self.strength_is_shortfall and self.strength_0_is_identity:
             for view, offspring in self._litters((0.0,) * 6, num_elites=0):
                 for child in offspring:
                     assert child.values == view.values[child.parents[0]]

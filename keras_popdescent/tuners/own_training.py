@@ -370,6 +370,9 @@ class OwnTraining(Executor):
         """What a model needs to have weights before its first batch, as the first call found."""
         return None if self._first is None else self._first[1].build_config
 
+    # What an iteration's learning rate is, is the user's.
+    anneals = False
+
     def start(self, setup: Setup) -> None:
         size = len(setup.values)
         self._setup = setup
@@ -391,6 +394,7 @@ class OwnTraining(Executor):
         batch_size: int | None = None,
         plan: TrainingPlan | None = None,
         score: bool = True,
+        rate_factor: float = 1.0,
     ) -> list[Report]:
         return [self._advance_one(slot) for slot in slots]
 
@@ -541,7 +545,8 @@ def _inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
         for index in first.trainable if len(parents) > 1 else ():
             weights[index] = np.mean([parent.weights[index] for parent in parents], axis=0)
     add_noise(weights, first.trainable, child.weight_noise)
-    kept = first.optimizer if child.optimizer_state == "inherit" else ()
+    # The step counter comes first in Keras's optimizers.
+    kept = first.optimizer[: {"inherit": None, "restart": 1}.get(child.optimizer_state, 0)]
     groups = zip(*(parent.models for parent in parents), strict=False)
     return replace(
         first,

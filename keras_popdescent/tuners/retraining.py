@@ -20,6 +20,8 @@ from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.own_training import capture_own, fill
 
+# Where a learning rate that is a plain number is.
+RATE = "optimizer.learning_rate"
 Build = Callable[[Values], keras.Model]
 
 
@@ -41,7 +43,14 @@ def complete_schedule(
         L2_SCALE,
     ]
     known = {name for segment in schedule for name in segment.values}
-    segments = [replace(s, scalars=_scalars(blueprint, s.values)) for s in schedule]
+    # key: an ancestor -> what its values amount to; annealing cuts its life into many segments
+    found: dict[int, dict[str, float]] = {}
+    segments = []
+    for segment in schedule:
+        own = found.get(segment.member_id)
+        if own is None:
+            own = found[segment.member_id] = _scalars(blueprint, segment.values)
+        segments.append(replace(segment, scalars=_annealed(own, segment.rate_factor)))
     return Schedule(tuple(segments), tuple(n for n in dict.fromkeys(fixed) if n in known))
 
 
@@ -50,6 +59,14 @@ def _scalars(blueprint: Blueprint, values: Values) -> dict[str, float]:
     if not isinstance(model, keras.Model) or not model.compiled:
         return {}
     return {path: float(handle.static) for path, handle in find_handles(model).items()}
+
+
+def _annealed(scalars: Mapping[str, float], factor: float) -> dict[str, float]:
+    """Return a model's scalars with its learning rate multiplied, as `LiveModel.annealed` does."""
+    annealed = dict(scalars)
+    if factor != 1.0 and RATE in annealed:
+        annealed[RATE] *= factor
+    return annealed
 
 
 def retrain(

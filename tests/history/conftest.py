@@ -45,7 +45,12 @@ def records() -> list[IterationRecord]:
             16,
             3.0,
             members=(member(0, 0, 0.1, 0.8, 8), member(1, 2, 0.3, 0.5, 8)),
-            births=(BirthRecord(0, 3, (2,), {"rate": 0.4}, inherited_steps=8, replaced=0),),
+            births=(
+                BirthRecord(
+                    0, 3, (2,), {"rate": 0.4}, inherited_steps=8, replaced=0,
+                    optimizer_state="inherit",
+                ),
+            ),
         ),
         IterationRecord(
             3, 24, 4.5, members=(member(0, 3, 0.4, 0.6, 12), member(1, 2, 0.3, 0.7, 12))

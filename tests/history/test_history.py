@@ -182,3 +182,37 @@ def test_a_history_says_what_it_holds(history):
         "best 0.5 (member 2)"
     )
     assert repr(History("val_accuracy", "max")).endswith("0 gradient steps, no score yet")
+
+
+class TestRateFactors:
+    """Members keep their values while the common factor on their rates changes."""
+
+    def annealed(self, records, factors):
+        history = History()
+        for record, factor in zip(records, factors, strict=True):
+            history.append(replace(record, rate_factor=factor))
+        return history
+
+    def test_a_life_is_cut_where_the_factor_changes(self, records):
+        schedule = self.annealed(records, [1.0, 1.0, 0.5, 0.25]).schedule(2)
+        parts = [(s.start, s.stop, s.member_id, s.rate_factor) for s in schedule]
+        assert parts == [(0, 4, 0, 1.0), (4, 8, 2, 0.5), (8, 12, 2, 0.25)]
+
+    def test_equal_factors_are_one_segment(self, records):
+        schedule = self.annealed(records, [1.0, 0.5, 0.5, 0.5]).schedule(2)
+        parts = [(s.start, s.stop, s.rate_factor) for s in schedule]
+        assert parts == [(0, 4, 0.5), (4, 12, 0.5)]
+
+    def test_it_stops_where_it_is_told_to(self, records):
+        schedule = self.annealed(records, [1.0, 1.0, 0.5, 0.25]).schedule(2, until=8)
+        assert [(s.start, s.stop) for s in schedule] == [(0, 4), (4, 8)]
+
+    def test_an_old_record_has_the_factor_one(self, records):
+        old = {k: v for k, v in records[1].to_json().items() if k != "rate_factor"}
+        assert IterationRecord.from_json(old).rate_factor == 1.0
+
+    def test_a_restart_is_in_the_first_segment_of_a_life(self, records):
+        births = tuple(replace(birth, optimizer_state="restart") for birth in records[1].births)
+        records[1] = replace(records[1], births=births)
+        schedule = self.annealed(records, [1.0, 1.0, 0.5, 0.25]).schedule(2)
+        assert [s.optimizer_state for s in schedule] == ["inherit", "restart", "inherit"]

@@ -48,7 +48,8 @@ def test_an_empty_schedule():
 
 def test_to_records(schedule):
     assert schedule.to_records()[1] == {
-        "start": 4, "stop": 10, "member_id": 2, "rate": 0.3, "activation": "tanh",
+        "start": 4, "stop": 10, "member_id": 2, "rate_factor": 1.0, "rate": 0.3,
+        "activation": "tanh",
     }  # fmt: skip
 
 
@@ -66,3 +67,12 @@ def test_frame_without_pandas(schedule, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match=r"keras-popdescent\[frames\]"):
         schedule.to_frame()
+
+
+def test_a_restart_is_not_lost_when_a_schedule_is_stretched():
+    segments = [Segment(0, 8, {}, 0), Segment(8, 9, {}, 1, optimizer_state="restart"),
+                Segment(9, 16, {}, 1)]  # fmt: skip
+    short = Schedule(tuple(segments)).stretched(2)
+    assert [(s.start, s.stop, s.optimizer_state) for s in short] == [
+        (0, 1, "inherit"), (1, 2, "restart"),
+    ]  # fmt: skip

@@ -15,7 +15,7 @@ from keras_popdescent.checkpoint import folder as folders
 from keras_popdescent.errors import ArgumentError, DamagedError, DataError, ProjectError
 from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.population import Observer, Population
-from keras_popdescent.strategies import ESGD, ClosingPlan, PopDescent, TrainingPlan
+from keras_popdescent.strategies import ESGD, Annealing, ClosingPlan, PopDescent, TrainingPlan
 from keras_popdescent.tuners.blueprint import TunerBlueprint
 
 layers = keras.layers
@@ -118,6 +118,7 @@ def assert_equal(first, second):
 
 STRATEGIES = {
     "default": PopDescent,
+    "annealed": lambda: PopDescent(annealing=Annealing(0.1)),
     "paper": PopDescent.paper,
     # Shared step counters, subsets, own scores, and two kinds of rounds at the end.
     "reference": lambda: PopDescent.reference(

@@ -57,6 +57,13 @@ def test_unit_mutation_of_numbers(dimension, value, strength, draw, expected):
     assert result == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(("strength", "moved"), [(0.0, 0.1), (0.1, 0.1), (0.5, 0.25)])
+def test_no_child_moves_less_than_the_least(strength, moved):
+    rule = UnitMutation(0.5, least=0.1)
+    result = mutated(rule, RATE, 1e-3, strength, standard_normal=[1.0], random=[0.5])
+    assert result == pytest.approx(10 ** (-4 + 3 * (1 / 3 + moved)), rel=1e-9)
+
+
 def test_the_width_scales_the_strength():
     result = mutated(UnitMutation(0.5), RATE, 1e-3, 0.4, standard_normal=[1.0], random=[0.5])
     assert result == pytest.approx(10 ** (-4 + 3 * (1 / 3 + 0.2)), rel=1e-9)

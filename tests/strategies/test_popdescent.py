@@ -54,7 +54,7 @@ def test_one_iteration_by_hand():
     rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
     shown = view([0.5, 2.0, 1.0, 6.0, 0.0], [{"learning_rate": rate} for rate in rates])
     offspring = evolved(
-        PopDescent(UnitMutation(1.0), noise_scale=0.01),
+        PopDescent(UnitMutation(1.0), noise_scale=0.01, optimizer_state="inherit"),
         shown,
         choice=[[4, 0]],
         standard_normal=[1.0, 1.0],
@@ -198,9 +198,10 @@ def test_the_other_presets_start_with_the_defaults_and_the_prior(strategy):
 
 def test_default_preset():
     strategy = PopDescent()
-    assert strategy.mutation == UnitMutation(0.5)
+    assert strategy.mutation == UnitMutation(0.5, least=0.2)
     assert (strategy.noise_scale, strategy.noise_kind) == (0.0, "relative")
-    assert strategy.optimizer_state == "inherit"
+    assert strategy.optimizer_state == "restart"
+    assert strategy.annealing is None
     assert strategy.training == TrainingPlan("own", 1)
     assert strategy.scoring == ScoringPlan("whole")
     assert strategy.closing.rounds == 0
@@ -279,6 +280,7 @@ def test_config_says_all_that_was_chosen():
         "training": {"batches": "subset", "passes": 2, "fresh_optimizer": False},
         "scoring": {"sample": "own", "num_samples": 640},
         "closing": {"rounds": 5, "batches": 64, "batch_size": 128, "passes": 1},
+        "annealing": None,
         "keep_best": False,
         "regularization": "first",
     }

@@ -7,6 +7,8 @@ from keras_popdescent.testing import StrategyConformance
 
 
 class TestPopDescent(StrategyConformance):
+    strength_0_is_identity = False
+
     def make_strategy(self):
         return PopDescent()
 

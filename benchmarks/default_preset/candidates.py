@@ -1,0 +1,26 @@
+"""Variants of the default that were tried, each as switches of the strategy.
+
+They are compared on the small tasks by their validation loss, or on a part that is neither
+validation nor test; the held-out parts choose nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from keras_popdescent import Annealing, PopDescent, Strategy
+from keras_popdescent.strategies import UnitMutation
+
+CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
+    "annealed in the second half": lambda: PopDescent(annealing=Annealing(begin=0.5)),
+    "annealed from the beginning": lambda: PopDescent(annealing=Annealing()),
+    "optimizer state inherited": lambda: PopDescent(optimizer_state="inherit"),
+    "optimizer as just built": lambda: PopDescent(optimizer_state="fresh"),
+    "no least width": lambda: PopDescent(UnitMutation(0.5)),
+    "least width 0.1": lambda: PopDescent(UnitMutation(0.5, least=0.1)),
+    "no least width, inherited: the default before": lambda: PopDescent(
+        UnitMutation(0.5), optimizer_state="inherit"
+    ),
+    "width 1": lambda: PopDescent(UnitMutation(1.0, least=0.2)),
+    "noise 0.05": lambda: PopDescent(noise_scale=0.05),
+}

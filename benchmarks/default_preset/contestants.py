@@ -1,0 +1,121 @@
+"""Who takes part. All choose by the validation data alone, and keep the best that they ever saw.
+
+Everybody gets the same number of gradient steps, a population's, except where the name says a
+member's. Who does not search trains with the middle of the ranges: a learning rate of 0.001.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from benchmarks.default_preset import candidates
+from benchmarks.searches import EXTRAS, Search, tuners
+from benchmarks.searches.task import Found, Task
+from keras_popdescent import Offspring, PopDescent, PopDescentTuner, Population, PopulationView
+from keras_popdescent.strategies.base import Strategy
+
+# So many times a model is scored while it trains for a member's steps.
+LOOKS = 20
+DEFAULT = "PopDescent()"
+Contestants = Mapping[str, Search]
+
+
+class Independent(Strategy):
+    """Nobody is ever replaced: as many models as members, each on its own."""
+
+    def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
+        return []
+
+
+def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder: Path) -> Found:
+    """Train models with Adam, and take the best one's best moment.
+
+    Args:
+        models: How many, independent of each other.
+        total: Whether they train for the steps of a whole population; else for a member's.
+        cosine: Whether the rate falls to 0 over the training, as half a cosine.
+        task: The task.
+        seed: Seed of everything.
+        folder: Not used.
+    """
+    steps = task.budget if total else task.steps
+    looks = LOOKS * task.models if total else LOOKS
+
+    def build() -> keras.Model:
+        values = dict(task.middle)
+        if cosine:
+            rate = values["learning_rate"]
+            schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+            return task.build({**values, "learning_rate": schedule})
+        return task.build(values)
+
+    population = Population.from_model(
+        build, models, models,
+        strategy=Independent(), mutate=(), objective=(task.objective, "min"),
+        executor="sequential", seed=seed,
+    )  # fmt: skip
+    population.fit(
+        **task.fit_arguments(),
+        max_gradient_steps=steps * models,
+        batches_per_iteration=-(-steps // looks),
+    )
+    return Found(population.best_model(), population.history.gradient_steps)
+
+
+def popdescent(make: Callable[[], Strategy], task: Task, seed: int, folder: Path) -> Found:
+    """Search with a population of the default size, as a user of KerasTuner would."""
+    tuner = PopDescentTuner(
+        tuners.hypermodel(task),
+        strategy=make(),
+        population_size=task.models,
+        checkpoint=False,
+        **tuners.common(task, seed, folder),
+    )
+    tuner.search(epochs=task.epochs, **task.fit_arguments())
+    return Found(tuner.get_best_models()[0], tuner.history.gradient_steps)
+
+
+def peers(models: int) -> dict[str, Search]:
+    """Return the contestants that are no population."""
+    return {
+        "Adam 0.001, a member's steps": partial(plain, 1, False, False),
+        "Adam 0.001, all steps": partial(plain, 1, True, False),
+        f"best of {models}, Adam 0.001": partial(plain, models, False, False),
+        "cosine Adam, all steps": partial(plain, 1, True, True),
+        f"best of {models}, cosine Adam": partial(plain, models, False, True),
+        "KerasTuner RandomSearch": tuners.random_search,
+        "KerasTuner Hyperband": tuners.hyperband,
+    }
+
+
+def contestants(models: int = 5) -> tuple[dict[str, Search], list[str]]:
+    """Return everybody who takes part, and a sentence for each who cannot.
+
+    Args:
+        models: Size of the population, and of every "best of".
+    """
+    found, missing = peers(models), []
+    if importlib.util.find_spec("optuna") is None:
+        missing.append(f'Optuna: not installed (pip install "{EXTRAS["optuna"]}").')
+    else:
+        from benchmarks.searches import with_optuna
+
+        found["Optuna TPE"] = with_optuna.search
+    presets: dict[str, Callable[[], Strategy]] = {
+        "PopDescent.paper()": PopDescent.paper,
+        "PopDescent.reference()": PopDescent.reference,
+        DEFAULT: PopDescent,
+    }
+    found.update({name: partial(popdescent, make) for name, make in presets.items()})
+    return found, missing
+
+
+def variants() -> dict[str, Search]:
+    """Return the variants of the default."""
+    return {name: partial(popdescent, make) for name, make in candidates.CANDIDATES.items()}
