@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import tempfile
 from pathlib import Path
 
@@ -19,9 +18,10 @@ import keras
 import keras_tuner
 import numpy as np
 
+from benchmarks import records
+from benchmarks.report import section
 from keras_popdescent.tuners import PopDescentTuner
 
-RESULTS = Path(__file__).parent / "results"
 TARGET = 0.02
 # Iterations in which everything has been compiled once.
 WARM = 10
@@ -99,12 +99,14 @@ def measure(iterations: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, and save the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    records.add_options(parser)
     parser.add_argument("--iterations", type=int, default=200)
-    result = measure(parser.parse_args().iterations)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "memory.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    chosen = parser.parse_args()
+    row = measure(20 if chosen.quick else chosen.iterations)
+    result = records.record("memory", keras.backend.backend(), [row])
+    print("\n".join(section(result)))
+    records.save(result, records.folder_of(chosen))
 
 
 if __name__ == "__main__":

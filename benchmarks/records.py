@@ -81,7 +81,7 @@ def rows_of(
     path = None if folder is None else folder / f"{benchmark}_{backend}.json"
     if path is None or not path.exists():
         return {}
-    return {(row["network"], row["scored"]): row for row in _read(path)["rows"]}
+    return {(row["network"], row["scored"]): row for row in read(path)["rows"]}
 
 
 def load(folder: Path = RESULTS) -> list[Record]:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from keras_popdescent import (
     ESGD,
+    Annealing,
     ClosingPlan,
     LinearDimension,
     LogDimension,
@@ -163,13 +164,15 @@ RECORDS = {
         "mutation": st.builds(UnitMutation),
         "noise_scale": st.just(0.01),
         "noise_kind": st.sampled_from(["none", "gaussian", "relative", "scalar"]),
-        "optimizer_state": st.sampled_from(["inherit", "fresh", "fresh_slots"]),
+        "optimizer_state": st.sampled_from(["inherit", "restart", "fresh", "fresh_slots"]),
+        "annealing": st.none() | st.builds(Annealing),
         "training": st.builds(TrainingPlan),
         "scoring": st.builds(ScoringPlan),
         "closing": st.builds(ClosingPlan),
         "keep_best": st.booleans(),
         "regularization": st.sampled_from(["first", "all", "unused"]),
     },
+    Annealing: {"floor": st.floats(0.0, 1.0), "begin": st.floats(0.0, 0.9)},
     ESGD: {
         "num_offspring": WHOLE,
         "num_parents": WHOLE,

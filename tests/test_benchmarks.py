@@ -362,8 +362,9 @@ class TestTables:
         text = path.read_text()
         assert "| MLP | 640 | 640 | 1.50 (1.20 to 3.00) |" in text
         assert "- A thing: no network." in text
-        assert text.count("Not run on tensorflow: there is no file of results.") == 4
-        assert text.count("Not run on jax: there is no file of results.") == 2
+        for backend, found in (("tensorflow", 1), ("jax", 0)):
+            missing = sum(backend in backends for backends in report.BENCHMARKS.values()) - found
+            assert text.count(f"Not run on {backend}: there is no file of results.") == missing
         sections = [line[3:] for line in text.splitlines() if line.startswith("## ")]
         assert sections == list(report.BENCHMARKS)
         assert keras.__version__ in text and str(tmp_path) not in text
