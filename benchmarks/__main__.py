@@ -16,7 +16,14 @@ from pathlib import Path
 from benchmarks import records, report
 
 # Those that take `--full` and `--results`.
-OURS = ("overhead", "versus_random_search", "versus_reference_loop", "scaling", "default_preset")
+OURS = (
+    "overhead",
+    "versus_random_search",
+    "versus_reference_loop",
+    "scaling",
+    "memory",
+    "default_preset",
+)
 
 
 def names() -> list[str]:
