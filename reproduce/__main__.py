@@ -19,8 +19,6 @@ SENSITIVITY = {"table3": table3, "table4": table4}
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and do what it says."""
     chosen = parser().parse_args(arguments)
-    if chosen.command == "run" and chosen.seeds is None:
-        chosen.seeds = chosen.all_seeds[:1] if chosen.smoke else chosen.all_seeds
     if chosen.command == "report":
         for path in report.write(chosen.results, chosen.output):
             print(path.name)
@@ -87,22 +85,30 @@ def _experiment(
     return experiment
 
 
+def seeds_of(chosen: argparse.Namespace) -> list[int]:
+    """Return the seeds that a command line asks for: the paper's, or for a smoke run one."""
+    if chosen.seeds is not None:
+        return list(chosen.seeds)
+    return chosen.all_seeds[:1] if chosen.smoke else list(chosen.all_seeds)
+
+
 def todo(chosen: argparse.Namespace) -> list[Run]:
     """Return the runs that a command line asks for."""
+    seeds = seeds_of(chosen)
     if chosen.what == "table1":
         return table1.runs(
             chosen.dataset,
             chosen.regularization,
             chosen.method,
-            chosen.seeds,
+            seeds,
             chosen.protocol,
             chosen.smoke,
         )
     if chosen.what == "table2":
-        return table2.runs(chosen.row, chosen.seeds, chosen.smoke)
+        return table2.runs(chosen.row, seeds, chosen.smoke)
     if chosen.what == "figure1":
-        return figure1.runs(chosen.method, chosen.seeds, chosen.smoke)
-    return SENSITIVITY[chosen.what].runs(chosen.vary, chosen.seeds, chosen.smoke)
+        return figure1.runs(chosen.method, seeds, chosen.smoke)
+    return SENSITIVITY[chosen.what].runs(chosen.vary, seeds, chosen.smoke)
 
 
 if __name__ == "__main__":
