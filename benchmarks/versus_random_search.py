@@ -64,10 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     records.add_options(parser)
     parser.add_argument("--seeds", type=int, default=5, help="how many repetitions")
+    parser.add_argument("--tasks", nargs="*", help="those whose names begin so (default: all)")
     chosen = parser.parse_args(arguments)
     searches, not_run = available()
     todo, missing = tasks.chosen(chosen.quick, chosen.full)
     not_run += missing
+    if chosen.tasks:
+        left_out = [t.name for t in todo if not any(t.name.startswith(n) for n in chosen.tasks)]
+        todo = [task for task in todo if task.name not in left_out]
+        not_run += [f"{name}: left out." for name in left_out]
     rows: list[records.Record] = []
     for task in todo:
         for row in compare(task, searches, range(1 if chosen.quick else chosen.seeds)):
@@ -77,9 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{row['gradient_steps']:,} steps, {row['validation_loss']:.4f}",
                 flush=True,
             )
-    result = records.record("versus_random_search", keras.backend.backend(), rows, not_run)
+            # After each search: the next one may take long, or be interrupted.
+            result = records.record("versus_random_search", keras.backend.backend(), rows, not_run)
+            records.save(result, records.folder_of(chosen))
     print("\n".join(section(result)))
-    records.save(result, records.folder_of(chosen))
 
 
 if __name__ == "__main__":
