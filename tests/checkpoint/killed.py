@@ -207,12 +207,14 @@ def main(search, where, num_kills, seed):
         directory, result = where / f"killed{number}", None
         number += 1
         while result is None:
-            stage = stages.pop() if stages and restarts % 4 == 1 else None
+            stage = stages[-1] if stages and restarts % 4 == 1 else None
             restarts += 1
             left = sum(kills.values()) < num_kills
             # No search is killed forever: its moments get later.
             seconds = None if stage or not left else rng.uniform(0.0, 0.35 * whole)
             result = run(search, directory, stage, seconds)
+            if result is None and stage:
+                stages.pop()  # else the search ended before it came to this point: once more
             if result is None:
                 kills[f"at {stage[0]}" if stage else state_of(directory)] += 1
         if result != expected:
