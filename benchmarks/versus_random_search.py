@@ -11,28 +11,19 @@ first, every search runs once on a few samples, untimed.
 from __future__ import annotations
 
 import argparse
-import gc
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import keras
 
 from benchmarks import records
 from benchmarks.report import section
-from benchmarks.searches import Search, available, tasks
+from benchmarks.searches import Search, available, tasks, timed
 from benchmarks.searches.task import Task, cross_entropy
 
 
 def measure(name: str, search: Search, task: Task, seed: int) -> records.Record:
     """Run one search."""
-    gc.collect()
-    keras.utils.set_random_seed(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        found = search(task, seed, Path(folder))
-        seconds = time.perf_counter() - began
+    found, seconds = timed(search, task, seed)
     return {
         "task": task.name,
         "method": name,

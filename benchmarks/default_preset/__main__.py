@@ -10,9 +10,6 @@ started at will. Candidates for the default are compared on validation only: `--
 from __future__ import annotations
 
 import argparse
-import gc
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +17,7 @@ import keras
 
 from benchmarks import records
 from benchmarks.default_preset import contestants, tables, tasks
-from benchmarks.searches import Search
+from benchmarks.searches import Search, timed
 from benchmarks.searches.task import Task
 from reproduce.datasets import DatasetUnavailableError
 
@@ -30,12 +27,7 @@ Key = tuple[str, str, int]
 
 def measure(name: str, search: Search, task: Task, seed: int, candidate: bool) -> records.Record:
     """Run one contestant once."""
-    gc.collect()
-    keras.utils.set_random_seed(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        found = search(task, seed, Path(folder))
-        seconds = time.perf_counter() - began
+    found, seconds = timed(search, task, seed)
     return {
         "task": task.name,
         "metric": task.metric,

@@ -60,19 +60,7 @@ def fashion_mnist() -> Task:
 
 def build_small_cnn(values: Values) -> keras.Model:
     """Return a network of 20,000 parameters on 28 x 28 pixels."""
-    penalty = keras.regularizers.L2(values["l2"])
-    return tasks._compiled(
-        [
-            keras.layers.Input((28, 28, 1)),
-            keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
-            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(32, activation="relu", kernel_regularizer=penalty),
-            keras.layers.Dropout(values["dropout"]),
-            keras.layers.Dense(10),
-        ],
-        values,
-    )
+    return tasks.build_small_cnn(values, (8, 16, 32))
 
 
 def friedman() -> Task:

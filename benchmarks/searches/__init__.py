@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import keras
 
 from benchmarks.searches.task import Found, Task
 
@@ -32,3 +37,14 @@ def available() -> tuple[dict[str, Search], list[str]]:
         loaded = importlib.import_module(f"benchmarks.searches.{module}")
         found[name] = getattr(loaded, function)
     return found, missing
+
+
+def timed(search: Search, task: Task, seed: int) -> tuple[Found, float]:
+    """Run a search in a folder of its own; return what it found, and the seconds that it took."""
+    gc.collect()
+    keras.utils.set_random_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        found = search(task, seed, Path(folder))
+        seconds = time.perf_counter() - began
+    return found, seconds
