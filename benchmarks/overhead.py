@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="*", help="those whose names begin so (default: all)")
     chosen = parser.parse_args(arguments)
     backend, folder = keras.backend.backend(), records.folder_of(chosen)
-    rows = records.rows_of("overhead", backend, folder)
+    rows = {(r["network"], r["scored"]): r for r in records.earlier("overhead", backend, folder)}
     for case in QUICK if chosen.quick else CASES:
         if chosen.networks and not any(case.name.startswith(name) for name in chosen.networks):
             continue

@@ -74,14 +74,10 @@ def save(result: Record, folder: Path | None) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def rows_of(
-    benchmark: str, backend: str, folder: Path | None
-) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the rows of an earlier run by network and size of the scored data."""
+def earlier(benchmark: str, backend: str, folder: Path | None) -> list[Record]:
+    """Return the rows of an earlier run, none where there was no such run."""
     path = None if folder is None else folder / f"{benchmark}_{backend}.json"
-    if path is None or not path.exists():
-        return {}
-    return {(row["network"], row["scored"]): row for row in read(path)["rows"]}
+    return list(read(path)["rows"]) if path is not None and path.exists() else []
 
 
 def load(folder: Path = RESULTS) -> list[Record]:

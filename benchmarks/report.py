@@ -117,15 +117,11 @@ def _searches(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
     def column(name: str, rows: Sequence[Record]) -> list[float]:
         return [float(r[name]) for r in sorted(rows, key=lambda r: r["seed"])]
 
-    def against(name: str, rows: Sequence[Record]) -> str:
+    def against(name: str, rows: Sequence[Record], inverse: bool = False) -> str:
         if not base or rows is base:
             return "1" if base else "not run"
-        return ratio(column(name, rows), column(name, base))
-
-    def faster(rows: Sequence[Record]) -> str:
-        if not base or rows is base:
-            return "1" if base else "not run"
-        return ratio(column("seconds", base), column("seconds", rows))
+        own, others = column(name, rows), column(name, base)
+        return ratio(others, own) if inverse else ratio(own, others)
 
     titles = (
         "method", "gradient steps", "RandomSearch's time / its", "target", "validation loss",
@@ -137,7 +133,7 @@ def _searches(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
             (
                 name,
                 f"{median(column('gradient_steps', rows)):,.0f} of {rows[0]['budget']:,}",
-                faster(rows),
+                against("seconds", rows, inverse=True),
                 _at_least(rows[0]["target"]) if name == "PopDescentTuner" else "",
                 f"{median(column('validation_loss', rows)):.4f}",
                 against("validation_loss", rows),

@@ -146,7 +146,11 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     backend = keras.backend.backend()
     on_accelerator = records.device(backend).lower() != "cpu"
-    rows, not_run = [], []
+    folder = records.folder_of(chosen)
+    rows: list[records.Record] = []
+    not_run = []
+    if not on_accelerator and not chosen.full:
+        not_run.append("The CIFAR-10 network: no accelerator here (`--full` runs it all the same).")
     for point in points(backend, on_accelerator, chosen.quick, chosen.full):
         try:
             rows.append(measure_apart(point))
@@ -155,13 +159,11 @@ def main(arguments: list[str] | None = None) -> None:
             not_run.append(
                 f"{point.network}, {point.executor}, {point.size} members: the process failed."
             )
-            continue
-        print(f"{point.network}, {point.executor}, {point.size} members: done", flush=True)
-    if not on_accelerator and not chosen.full:
-        not_run.append("The CIFAR-10 network: no accelerator here (`--full` runs it all the same).")
-    result = records.record("scaling", backend, rows, not_run)
-    print("\n".join(section(result)))
-    records.save(result, records.folder_of(chosen))
+        else:
+            print(f"{point.network}, {point.executor}, {point.size} members: done", flush=True)
+        # After each point: the next one may take long, or be interrupted.
+        records.save(records.record("scaling", backend, rows, not_run), folder)
+    print("\n".join(section(records.record("scaling", backend, rows, not_run))))
 
 
 if __name__ == "__main__":

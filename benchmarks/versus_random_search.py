@@ -20,6 +20,8 @@ from benchmarks.report import section
 from benchmarks.searches import Search, available, tasks, timed
 from benchmarks.searches.task import Task, cross_entropy
 
+NAME = "versus_random_search"
+
 
 def measure(name: str, search: Search, task: Task, seed: int) -> records.Record:
     """Run one search."""
@@ -64,9 +66,14 @@ def main(arguments: list[str] | None = None) -> None:
         left_out = [t.name for t in todo if not any(t.name.startswith(n) for n in chosen.tasks)]
         todo = [task for task in todo if task.name not in left_out]
         not_run += [f"{name}: left out." for name in left_out]
-    rows: list[records.Record] = []
+    backend, folder = keras.backend.backend(), records.folder_of(chosen)
+    seeds = range(1 if chosen.quick else chosen.seeds)
+    # What is run now takes the place of its earlier rows; other tasks' rows stay.
+    running = {task.name for task in todo}
+    rows = [r for r in records.earlier(NAME, backend, folder) if r["task"] not in running]
+    not_run = [sentence for sentence in not_run if not any(r["task"] in sentence for r in rows)]
     for task in todo:
-        for row in compare(task, searches, range(1 if chosen.quick else chosen.seeds)):
+        for row in compare(task, searches, seeds):
             rows.append(row)
             print(
                 f"{row['task']}, seed {row['seed']}: {row['method']} {row['seconds']:.1f} s, "
@@ -74,9 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
                 flush=True,
             )
             # After each search: the next one may take long, or be interrupted.
-            result = records.record("versus_random_search", keras.backend.backend(), rows, not_run)
-            records.save(result, records.folder_of(chosen))
-    print("\n".join(section(result)))
+            records.save(records.record(NAME, backend, rows, not_run), folder)
+    print("\n".join(section(records.record(NAME, backend, rows, not_run))))
 
 
 if __name__ == "__main__":

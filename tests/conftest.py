@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 
 # So that a law that a strategy breaks shows the values in question; before anything imports it.
@@ -32,3 +33,27 @@ def small_disk(tmp_path):
     yield make_disk
     if os.path.ismount(folder):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def tiny_task():
+    """Return a benchmark's task of a second: three classes of six inputs, two models."""
+    import keras
+
+    from benchmarks.searches.task import Range, Task, cross_entropy_metric
+
+    def build(values):
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+        model.compile(
+            keras.optimizers.Adam(values["learning_rate"]),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[cross_entropy_metric()],
+        )
+        return model
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 6)).astype("float32")
+    y = (x @ rng.normal(size=(6, 3))).argmax(axis=1)
+    parts = (x[:60], y[:60]), (x[60:80], y[60:80]), (x[80:], y[80:])
+    space = {"learning_rate": Range(1e-3, 1e-1, log=True)}
+    return Task("tiny", build, space, *parts, epochs=3, models=2, batch_size=20)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import models, overhead, records, report, scaling, versus_random_search
 from benchmarks.searches import available, tasks
-from benchmarks.searches.task import METRIC, Range, Task, cross_entropy, cross_entropy_metric
+from benchmarks.searches.task import METRIC, Found, Range, cross_entropy
 from benchmarks.searches.tuners import hyperband, popdescent, random_search
 from benchmarks.timing import Stopwatch
 
@@ -24,24 +24,10 @@ def tiny():
     return models.compiled([keras.Input((6,)), keras.layers.Dense(10)])
 
 
-def build(values):
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
-    model.compile(
-        keras.optimizers.Adam(values["learning_rate"]),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[cross_entropy_metric()],
-    )
-    return model
-
-
 @pytest.fixture
-def task():
+def task(tiny_task):
     keras.utils.set_random_seed(0)  # for the peers' models; ours have seeds of their own
-    x = RNG.normal(size=(100, 6)).astype("float32")
-    y = (x @ RNG.normal(size=(6, 3))).argmax(axis=1)
-    space = {"learning_rate": Range(1e-3, 1e-1, log=True)}
-    parts = (x[:60], y[:60]), (x[60:80], y[60:80]), (x[80:], y[80:])
-    return Task("tiny", build, space, *parts, epochs=3, models=2, batch_size=20)
+    return replace(tiny_task, epochs=3)
 
 
 class TestTasks:
@@ -84,7 +70,7 @@ class TestSearches:
     def test_a_search_takes_its_budget_and_finds_a_model(self, search, task, tmp_path):
         found = search(task, 0, tmp_path)
         assert found.gradient_steps == task.budget
-        untrained = cross_entropy(build({"learning_rate": 0.1}), task.validation)
+        untrained = cross_entropy(task.build({"learning_rate": 0.1}), task.validation)
         assert cross_entropy(found.model, task.validation) < 2.0 * untrained
 
     def test_optuna_takes_its_budget_and_keeps_the_best_epoch(self, task, tmp_path, monkeypatch):
@@ -151,6 +137,24 @@ class TestSearches:
         ]
         assert [(r["method"], r["seed"]) for r in rows] == [("a", 5), ("b", 5), ("b", 6), ("a", 6)]
         assert all(r["gradient_steps"] == 9 and r["budget"] == 18 for r in rows)
+
+    def test_tasks_that_are_not_run_again_keep_their_rows(self, task, tmp_path, monkeypatch):
+        def search(task, seed, folder):
+            return Found(task.build({"learning_rate": 0.1}), task.budget)
+
+        both = [task, replace(task, name="other")]
+        monkeypatch.setattr(tasks, "chosen", lambda quick, everything: (both, []))
+        monkeypatch.setattr(versus_random_search, "available", lambda: ({"a": search}, []))
+        where = ["--results", str(tmp_path), "--seeds"]
+        versus_random_search.main(["--tasks", "other", *where, "1"])
+        (path,) = tmp_path.iterdir()
+        assert json.loads(path.read_text())["not_run"] == ["tiny: left out."]
+        versus_random_search.main(["--tasks", "tiny", *where, "2"])
+        result = json.loads(path.read_text())
+        assert [(r["task"], r["seed"]) for r in result["rows"]] == [
+            ("other", 0), ("tiny", 0), ("tiny", 1)
+        ]  # fmt: skip
+        assert result["not_run"] == []
 
 
 class TestMeasuring:

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import replace
 
-import keras
 import numpy as np
 import pytest
 
@@ -14,7 +13,7 @@ from benchmarks import records, report
 from benchmarks.default_preset import __main__ as command
 from benchmarks.default_preset import contestants, sensitivity, tables, tasks
 from benchmarks.default_preset.statistics import summary, welch
-from benchmarks.searches.task import Found, Range, Task, cross_entropy_metric
+from benchmarks.searches.task import Found, Range
 from keras_popdescent import PopDescent
 from keras_popdescent.plots.style import RC
 from keras_popdescent.strategies import Strategy
@@ -22,23 +21,9 @@ from keras_popdescent.strategies import Strategy
 RNG = np.random.default_rng(0)
 
 
-def build(values):
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
-    model.compile(
-        keras.optimizers.Adam(values["learning_rate"]),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[cross_entropy_metric()],
-    )
-    return model
-
-
 @pytest.fixture
-def task():
-    x = RNG.normal(size=(100, 6)).astype("float32")
-    y = (x @ RNG.normal(size=(6, 3))).argmax(axis=1)
-    space = {"learning_rate": Range(1e-3, 1e-1, log=True)}
-    parts = (x[:60], y[:60]), (x[60:80], y[60:80]), (x[80:], y[80:])
-    return Task("tiny", build, space, *parts, epochs=4, models=2, batch_size=20)
+def task(tiny_task):
+    return replace(tiny_task, epochs=4)
 
 
 class TestTasks:
@@ -82,7 +67,7 @@ class TestContestants:
     def test_plain_training_takes_its_steps(self, models, total, cosine, steps, task, tmp_path):
         found = contestants.plain(models, total, cosine, task, 0, tmp_path)
         assert found.gradient_steps == steps
-        untrained = tasks.loss(task, build({"learning_rate": 0.1}), task.validation)
+        untrained = tasks.loss(task, task.build({"learning_rate": 0.1}), task.validation)
         assert tasks.loss(task, found.model, task.validation) < 2.0 * untrained
 
     @pytest.mark.parametrize("make", [PopDescent, PopDescent.paper, PopDescent.reference])
@@ -127,7 +112,7 @@ class TestRunning:
         def search(task, seed, folder):
             calls.append(seed)
             assert folder.is_dir()
-            return Found(build({"learning_rate": 0.1}), task.budget)
+            return Found(task.build({"learning_rate": 0.1}), task.budget)
 
         return {"one": search}, calls
 

@@ -57,11 +57,8 @@ class Results:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.rows: list[records.Record] = []
+        self.rows = records.earlier(NAME, keras.backend.backend(), folder)
         self.not_run: list[str] = []
-        path = None if folder is None else folder / f"{NAME}_{keras.backend.backend()}.json"
-        if path is not None and path.exists():
-            self.rows = list(records.read(path)["rows"])
 
     def __contains__(self, key: Key) -> bool:
         return any(key_of(row) == key for row in self.rows)
