@@ -47,9 +47,11 @@ from keras_popdescent.tuners.arguments import (
 )
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
 from keras_popdescent.tuners.building import (
+    build_and_call,
     build_hypermodel,
     check_strategy,
     refuse_chief,
+    warn_of_own_fit,
 )
 from keras_popdescent.tuners.execution import Execution
 from keras_popdescent.tuners.exploration import explore
@@ -465,6 +467,8 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
+        if self._loads_itself and self.oracle.trials:
+            return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
         if not self._saved_trials() and not self._kept():
             raise self._nothing_searched()
         # Those of this session, and those that an earlier one left in the project directory.
@@ -486,11 +490,17 @@ class PopulationTuner(keras_tuner.Tuner):
         return found
 
     def load_model(self, trial: Trial) -> keras.Model:
-        """Load the model of a trial whose weights are in the project directory.
+        """Load the model of a trial that is kept: in memory, or in the project directory.
+
+        Override it, beside `save_model`, where your own training makes something else than Keras
+        models; `get_best_models` then calls it for the best trials.
 
         Raises:
-            ProjectError: If there are none.
+            ProjectError: If the trial's weights are not kept.
         """
+        for run, kept in self._kept():
+            if run.trials[kept.member_id].trial_id == trial.trial_id:
+                return run.loop.executor.export(kept.values, kept.state)
         path = self._weights_path(trial.trial_id)
         if not os.path.exists(path):
             raise ProjectError(
@@ -512,8 +522,22 @@ class PopulationTuner(keras_tuner.Tuner):
         model.load_weights(path)
         return model
 
+    @property
+    def _loads_itself(self) -> bool:
+        """Whether `load_model` is the user's own."""
+        return type(self).load_model is not PopulationTuner.load_model
+
     def _make_blueprint(self, batch: Any) -> TunerBlueprint:
-        contexts = explore(self._build_hypermodel, self.oracle)
+        classes: set[type] = set()
+
+        def build(hp: keras_tuner.HyperParameters) -> Any:
+            model = build_and_call(self._build_hypermodel, batch, hp)
+            classes.add(type(model))
+            return model
+
+        contexts = explore(build, self.oracle)
+        if batch is not None:
+            warn_of_own_fit(classes)
         return TunerBlueprint(
             self._build_hypermodel,
             self.oracle.get_space(),

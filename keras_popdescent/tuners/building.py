@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -28,6 +31,39 @@ def build_hypermodel(tuner: PopulationTuner, hp: keras_tuner.HyperParameters) ->
     with strategy.scope():
         # Overridden training calls `fit`, which distributes by itself.
         return _build(tuner, hp)
+
+
+def build_and_call(
+    build: Callable[[keras_tuner.HyperParameters], Any], batch: Any, hp: keras_tuner.HyperParameters
+) -> Any:
+    """Build a model, and call it where it has no weights before: a call, too, may declare values.
+
+    Args:
+        build: Returns a model.
+        batch: Samples (and labels) to call it with; None to build it only.
+        hp: Hyperparameters with values.
+    """
+    model = build(hp)
+    if batch is not None and isinstance(model, keras.Model) and not model.built:
+        # What cannot be called is told where it is to be trained.
+        with suppress(Exception):
+            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
+    return model
+
+
+def warn_of_own_fit(classes: Iterable[type[Any]]) -> None:
+    """Say that a model's own `fit` is not called: members train by `train_step`.
+
+    Args:
+        classes: Classes of what was built.
+    """
+    for built in classes:
+        if issubclass(built, keras.Model) and built.fit is not keras.Model.fit:
+            warnings.warn(
+                f"`{built.__name__}.fit` is not called: members are trained by `train_step`. "
+                "Override `fit` of a `HyperModel`, and call the model's there, to have it called.",
+                stacklevel=2,
+            )
 
 
 def _build(tuner: PopulationTuner, hp: keras_tuner.HyperParameters) -> Any:

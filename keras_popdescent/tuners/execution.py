@@ -17,7 +17,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.errors import ProjectError, describe
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
-from keras_popdescent.hyperparameters.space import fixed_values, tunable
+from keras_popdescent.hyperparameters import Classification
+from keras_popdescent.hyperparameters.space import fixed_values, search_space, tunable
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.budget import Budget, per_execution, share_of_deadline
 from keras_popdescent.population.checkpointing import Checkpoints
@@ -26,7 +27,7 @@ from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.registry import make_display, make_executor
 from keras_popdescent.population.signature import search_signature
-from keras_popdescent.strategies.space import Values
+from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.building import check_size, model_size
 from keras_popdescent.tuners.oracle import PopulationOracle
 from keras_popdescent.tuners.resume import TrialRecords
@@ -111,6 +112,27 @@ class Execution(Observer):
         executor.look_ahead(trial, self.executor_seed)
         self.oracle.update_space(trial.hyperparameters)
 
+    def learn(self, trial: Trial) -> None:
+        """Take over hyperparameters that a later call of the user's training has declared.
+
+        Members that have not declared them have their defaults; children inherit and mutate them.
+
+        Args:
+            trial: The trial that was called.
+        """
+        self.oracle.update_space(trial.hyperparameters)
+        space = self.oracle.get_space()
+        known = {*self.loop.space.names(), *fixed_values(space)}
+        late = [dimension for dimension in tunable(space) if dimension.name not in known]
+        if not late:
+            return
+        found = search_space(late, {d.name: Classification("rebuild") for d in late})
+        self.loop.space = SearchSpace([*self.loop.space, *found])
+        for member in self.loop.members:
+            had = self.trial_of(member).hyperparameters.values
+            for dimension in late:
+                member.values.setdefault(dimension.name, had.get(dimension.name, dimension.default))
+
     def first_values(self, budget: Budget) -> list[Values]:
         """Make the loop, and return the first members' values."""
         tuner, objective = self.tuner, self.tuner.search_objective()
@@ -140,7 +162,8 @@ class Execution(Observer):
 
     def _settings(self, budget: Budget) -> Settings:
         tuner = self.tuner
-        total, born = self.oracle.max_trials, len(self.oracle.trials)
+        # The trial of a first call, see `begin_early`, is one of those that may be born here.
+        total, born = self.oracle.max_trials, len(self.oracle.trials) - len(self.trials)
         limit = None
         if total is not None and tuner.max_births is not None:
             limit = min(tuner.max_births, total - born)

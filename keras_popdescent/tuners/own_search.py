@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_popdescent.data import NO_DATA
+from keras_popdescent.errors import DivergedError, TrainingError, describe
 from keras_popdescent.population.executor import Setup
 from keras_popdescent.tuners.execution import Execution
 from keras_popdescent.tuners.exploration import explore
@@ -40,6 +41,19 @@ def _quick_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _cause(executor: OwnTraining, otherwise: DivergedError | None = None) -> Exception:
+    """Return the error to raise where no member has a score: the user's code may be at fault."""
+    if executor.error is None and otherwise is not None:
+        return otherwise
+    return TrainingError(
+        describe(
+            "Your training failed in every call that was to give a score.",
+            fix="See the error above this one.",
+            error=repr(executor.error)[:300],
+        )
+    )
 
 
 @_quick_collections()
@@ -76,7 +90,10 @@ def search_with_own_training(
         seeds = np.random.SeedSequence(tuner.oracle.seed).spawn(tuner.executions_per_trial)
         for execution, seed in enumerate(seeds):
             run = Execution(tuner, seed, kwargs.get("verbose", "auto"), execution)
-            executor = OwnTraining(tuner, calls, args, kwargs, run.trial_in, run.stop)
+            executor = OwnTraining(
+                tuner, calls, args, kwargs, run.trial_in, run.stop, run.learn,
+                folders=code != tuner.run_trial,
+            )  # fmt: skip
             run.use(executor, "your own training, called by this tuner")
             tuner._runs.append(run)
             runs.append(run)
@@ -100,8 +117,12 @@ def search_with_own_training(
             )
             try:
                 run.run(setup, [budget.note], None)
+            except DivergedError as error:
+                raise _cause(executor, error) from executor.error
             finally:
                 executor.end_lives()
+            if executor.error is not None and not run.results() and not run.loop.interrupted:
+                raise _cause(executor) from executor.error
             if run.loop.interrupted:
                 break
     finally:

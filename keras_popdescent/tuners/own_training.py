@@ -12,6 +12,7 @@ import inspect
 import math
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import numpy as np
 
 from keras_popdescent.arguments import check_whole
 from keras_popdescent.callbacks.members import fresh_callback
+from keras_popdescent.callbacks.tensorboard import with_member_folders
 from keras_popdescent.data import SearchData
 from keras_popdescent.errors import (
     ModelError,
@@ -35,6 +37,7 @@ from keras_popdescent.errors import (
 from keras_popdescent.population.budget import MIN_ITERATIONS, Budget, plan_budget
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.export import put_into
+from keras_popdescent.population.member import Member
 from keras_popdescent.population.seeding import borrowed_globals, integer_seed
 from keras_popdescent.population.state import MemberState, add_noise
 from keras_popdescent.strategies.base import Offspring, TrainingPlan
@@ -288,8 +291,23 @@ class InheritingHyperModel(keras_tuner.HyperModel):
 class _Life:
     """One member's copies of the user's callbacks: `on_train_begin` and `on_train_end` once."""
 
-    def __init__(self, given: Sequence[Any]) -> None:
-        self.callbacks = [fresh_callback(callback) for callback in given]
+    def __init__(self) -> None:
+        self.callbacks: list[keras.callbacks.Callback] = []
+        self._ends: list[Callable[..., Any]] = []
+        self._begun = False
+
+    def begin(self, given: Sequence[Any], trial: Trial) -> None:
+        """Copy the callbacks, before the first call.
+
+        Args:
+            given: Callbacks, or functions that return one.
+            trial: The member's trial.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        member = Member(0, 0, dict(trial.hyperparameters.values))
+        self.callbacks = [fresh_callback(callback, member) for callback in given]
         self._ends = [callback.on_train_end for callback in self.callbacks]
         for callback in self.callbacks:
             # An attribute of the copy: its class, which others may look at, stays what it is.
@@ -325,6 +343,12 @@ class OwnTraining(Executor):
         kwargs: Arguments of `search` by name.
         trial_of: Returns the trial of the member in a slot.
         stop: Told that the member in a slot trains no more.
+        learn: Told a trial whose call has declared hyperparameters.
+        folders: Whether `TensorBoard` callbacks get a folder for each trial, as KerasTuner's
+            `run_trial` gives them.
+
+    Attributes:
+        error: The last error of a call that failed, None where none did.
     """
 
     def __init__(
@@ -335,16 +359,22 @@ class OwnTraining(Executor):
         kwargs: Mapping[str, Any],
         trial_of: Callable[[int], Trial],
         stop: Callable[[int], None],
+        learn: Callable[[Trial], None] | None = None,
+        folders: bool = False,
     ) -> None:
         self._tuner = tuner
         self._calls = calls
         self._args = tuple(args)
         self._kwargs = {**kwargs}
+        self._takes_callbacks = "callbacks" in self._kwargs
         given = self._kwargs.pop("callbacks", None) or []
         self._given = given if isinstance(given, list | tuple) else [given]
+        self._folders = folders
         self._trial_of = trial_of
         self._stop = stop
+        self._learn = learn
         self._failures = 0
+        self.error: Exception | None = None
         # The first member's first call, made before the loop: it shows hyperparameters that only
         # the training declares.
         self._first: tuple[Report, OwnState, _Life, int] | None = None
@@ -360,7 +390,7 @@ class OwnTraining(Executor):
             seed: Root of the randomness, the same as that of `start`.
         """
         self._seeds = seed
-        life = _Life(self._given)
+        life = _Life()
         report, state = self._call(0, trial, NOTHING, 0, life)
         self._first = (report, state, life, 1)
         return report
@@ -379,7 +409,7 @@ class OwnTraining(Executor):
         self._seeds = setup.seed
         self._values = [dict(values) for values in setup.values]
         self._states: list[OwnState] = [NOTHING] * size
-        self._lives = [_Life(self._given) for _ in range(size)]
+        self._lives = [_Life() for _ in range(size)]
         self._num_calls = [0] * size
         self._ahead: dict[int, Report] = {}
         if self._first is not None:
@@ -401,14 +431,14 @@ class OwnTraining(Executor):
     def _advance_one(self, slot: int) -> Report:
         if slot in self._ahead:
             return self._ahead.pop(slot)
+        trial = self._trial_of(slot)
+        known = len(trial.hyperparameters.space)
         report, self._states[slot] = self._call(
-            slot,
-            self._trial_of(slot),
-            self._states[slot],
-            self._num_calls[slot],
-            self._lives[slot],
+            slot, trial, self._states[slot], self._num_calls[slot], self._lives[slot]
         )
         self._num_calls[slot] += 1
+        if self._learn is not None and len(trial.hyperparameters.space) > known:
+            self._learn(trial)
         return report
 
     def _call(
@@ -416,6 +446,7 @@ class OwnTraining(Executor):
     ) -> tuple[Report, OwnState]:
         """Call the user's code, and return what it reports and the state that it leaves."""
         began = time.perf_counter()
+        life.begin(self._given_to(trial), trial)
         retries = self._tuner.oracle.max_retries_per_trial
         for attempt in range(1 + retries):
             segment = Segment(state, self._models.pop(slot, ()))
@@ -441,20 +472,35 @@ class OwnTraining(Executor):
         score = self._tuner.search_objective().score(logs)
         return Report(slot, score, logs, _steps(state, after), seconds), after
 
+    def _given_to(self, trial: Trial) -> Sequence[Any]:
+        if not self._folders:
+            return self._given
+        return with_member_folders(self._given, lambda _: str(trial.trial_id))
+
     def _run(self, trial: Trial, segment: Segment, number: int, life: _Life) -> dict[str, float]:
         arguments = {**self._kwargs, **self._calls.arguments(number)}
-        if life.callbacks:
+        if self._takes_callbacks:
             arguments["callbacks"] = list(life.callbacks)
         seed = integer_seed(self._seeds.spawn(1)[0])
-        with borrowed_globals(seed), inheriting(self._tuner, segment):
+        with (
+            borrowed_globals(seed),
+            inheriting(self._tuner, segment),
+            reported_apart(trial) as told,
+        ):
             results = self._tuner.run_trial(trial, *self._args, **arguments)
         objective = self._tuner.oracle.objective
-        if results is None and trial.metrics.exists(objective.name):
-            # The code has told the oracle itself, as it could in old versions of KerasTuner.
-            return {objective.name: float(trial.metrics.get_history(objective.name)[-1].value[0])}
+        if results is None and told.exists(objective.name):
+            warnings.warn(
+                "`run_trial` has told the oracle its metrics with `update_trial`, which KerasTuner "
+                "no longer wants. Return them instead.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return {objective.name: float(told.get_history(objective.name)[-1].value[-1])}
         return metrics_of(results, objective.name, "Tuner.run_trial()")
 
     def _failed(self, error: Exception) -> None:
+        self.error = error
         self._failures += 1
         limit = self._tuner.max_consecutive_failed_trials
         if self._failures >= limit:
@@ -484,7 +530,7 @@ class OwnTraining(Executor):
             self._states[child.slot] = _inherit([states[p] for p in child.parents], child)
             self._num_calls[child.slot] = calls[child.parents[0]]
             self._models.pop(child.slot, None)
-            self._lives[child.slot] = _Life(self._given)
+            self._lives[child.slot] = _Life()
 
     def capture(self, slot: int) -> MemberState:
         return self._states[slot]
@@ -574,6 +620,24 @@ def inheriting(tuner: PopulationTuner, segment: Segment) -> Iterator[None]:
         yield
     finally:
         tuner.hypermodel, tuner.segment = hypermodel, None
+
+
+@contextmanager
+def reported_apart(trial: Trial) -> Iterator[Any]:
+    """Within the block, what is reported for a trial stays apart from what it has reported before.
+
+    Args:
+        trial: The trial.
+
+    Yields:
+        What is reported.
+    """
+    before = trial.metrics
+    trial.metrics = type(before)()
+    try:
+        yield trial.metrics
+    finally:
+        trial.metrics = before
 
 
 def metrics_of(results: Any, objective: str, where: str) -> dict[str, float]:

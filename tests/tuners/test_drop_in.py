@@ -660,3 +660,60 @@ def test_an_objective_that_is_not_reported(tmp_path, data):
     tuner = make(build_layers, tmp_path, objective="val_auc")
     with pytest.raises(ObjectiveError, match="val_accuracy"):
         tuner.search(*data, **FIT)
+
+
+class TestDeclaredInACall:
+    """Weights appear with the first batch, and some hyperparameters too: as in a `Lambda`."""
+
+    @staticmethod
+    def scaled(hp):
+        model = keras.Sequential(
+            [
+                keras.layers.Dense(4, activation="relu"),
+                keras.layers.Lambda(lambda x: x * hp.Float("scale", 0.1, 2.0)),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
+        )
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        return model
+
+    @staticmethod
+    def shifted(hp):
+        class Shifted(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = keras.layers.Dense(3, activation="softmax")
+
+            def call(self, x):
+                return self.dense(x + hp.Float("shift", 0.0, 1.0))
+
+        model = Shifted()
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        return model
+
+    @pytest.mark.backend
+    @pytest.mark.parametrize(("build", "name"), [(scaled, "scale"), (shifted, "shift")])
+    def test_it_is_found_and_tuned(self, build, name, tmp_path, data):
+        tuner = make(build, tmp_path, population_size=4)
+        tuner.search(*data, **FIT)
+        values = [t.hyperparameters.get(name) for t in tuner.oracle.trials.values()]
+        assert len(set(values)) >= 4
+        validation = data[0][-32:], data[1][-32:]
+        score = tuner.get_best_models()[0].evaluate(*validation, verbose=0)
+        assert score == pytest.approx(tuner.oracle.get_best_trials(1)[0].score, rel=1e-4)
+
+
+def test_a_fit_of_the_models_own_is_said_not_to_be_called(tmp_path, data):
+    class Mine(keras.Sequential):
+        def fit(self, *args, **kwargs):
+            raise AssertionError("called")
+
+    def build(hp):
+        model = Mine([keras.layers.Input((6,)), keras.layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1)), loss)
+        return model
+
+    tuner = make(build, tmp_path)
+    with pytest.warns(UserWarning, match="`Mine.fit` is not called.*HyperModel"):
+        tuner.search(*data, **FIT)

@@ -1,7 +1,10 @@
 """Overridden `run_trial`, `_build_and_fit_model` and `HyperModel.fit`: the user's code trains."""
 
 import gc
+import json
 import math
+import random
+from pathlib import Path
 
 import keras
 import keras_tuner
@@ -11,6 +14,7 @@ import pytest
 from keras_popdescent import Offspring, PopDescentTuner
 from keras_popdescent.errors import (
     ArgumentError,
+    DivergedError,
     ModelError,
     ObjectiveError,
     ProjectError,
@@ -164,6 +168,22 @@ class TestFit:
         tuner = fit(make(Mine(), tmp_path), data, epochs=2)
         scores = [m.score for r in tuner.history.iterations() for m in r.members]
         assert scores == pytest.approx(seen)
+
+    @pytest.mark.parametrize("max_trials", [1, 2, 3, 5, 6, 10])
+    def test_as_many_trials_are_born_as_may_be(self, tmp_path, max_trials):
+        class Mine(PopDescentTuner):
+            called = 0
+
+            def run_trial(self, trial, *args, **kwargs):
+                Mine.called += 1
+                return trial.hyperparameters.Float("value", 0.0, 10.0)
+
+        tuner = Mine(directory=tmp_path, max_trials=max_trials, seed=1)
+        tuner.search(verbose=0)
+        first = min(max_trials, 5)
+        assert len(tuner.oracle.trials) >= first
+        assert len(tuner.oracle.trials) <= max_trials
+        assert Mine.called == first * round(max_trials / first)
 
     def test_without_epochs_as_many_calls_as_random_search(self, tmp_path):
         calls = []
@@ -349,12 +369,167 @@ class TestRunTrial:
                 self.oracle.update_trial(trial.trial_id, {"val_loss": value})
 
         tuner = Mine(objective="val_loss", seed=0, directory=tmp_path, max_trials=6)
-        tuner.search(verbose=0)
+        with pytest.warns(DeprecationWarning):
+            tuner.search(verbose=0)
         best = tuner.oracle.get_best_trials(1)[0]
         assert best.score == best.hyperparameters.get("value")
 
+    def test_only_what_this_call_reports_to_the_oracle_counts(self, tmp_path):
+        class Mine(PopDescentTuner):
+            count = 0
+
+            def run_trial(self, trial, *args, **kwargs):
+                trial.hyperparameters.Float("value", 1.0, 10.0)
+                Mine.count += 1
+                for step in range(2):
+                    told = {"val_loss": 10.0 - Mine.count + step}
+                    self.oracle.update_trial(trial.trial_id, told, step=step)
+
+        tuner = Mine(
+            objective="val_loss", seed=0, directory=tmp_path, population_size=1, iterations=4
+        )
+        with pytest.warns(DeprecationWarning, match="Return them instead"):
+            tuner.search(verbose=0)
+        scores = [
+            member.score for record in tuner.history.iterations() for member in record.members
+        ]
+        assert scores == [10.0, 9.0, 8.0, 7.0]
+        assert tuner.oracle.get_best_trials(1)[0].score == 7.0
+
+    def test_a_call_that_reports_nothing_does_not_get_an_older_score(self, tmp_path):
+        class Mine(PopDescentTuner):
+            told = False
+
+            def run_trial(self, trial, *args, **kwargs):
+                trial.hyperparameters.Float("value", 1.0, 10.0)
+                was, Mine.told = Mine.told, True
+                return None if was else 1.0
+
+        tuner = Mine(directory=tmp_path, population_size=1, iterations=2)
+        with pytest.raises(ResultError, match="Did you forget"):
+            tuner.search(verbose=0)
+
+
+class TestLateDeclarations:
+    def search(self, tmp_path, **kwargs):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                hp = trial.hyperparameters
+                if not hp.Boolean("opened", default=False):
+                    return 3.0
+                return 1.0 + abs(hp.Float("inner", 0.0, 1.0, default=0.9) - 0.4)
+
+        tuner = Mine(seed=1, directory=tmp_path, iterations=8, **kwargs)
+        tuner.search(verbose=0)
+        trials = list(tuner.oracle.trials.values())
+        return tuner, {t.trial_id: t.hyperparameters.values for t in trials}
+
+    def test_children_inherit_and_mutate_what_a_later_call_declares(self, tmp_path):
+        tuner, values = self.search(tmp_path)
+        late = [own for own in values.values() if "inner" in own]
+        assert "inner" not in next(iter(values.values()))
+        assert len({own["inner"] for own in late}) >= 3
+        # A child's value is its parent's, moved: never drawn anew over the whole range.
+        moves = [
+            abs(own["inner"] - values[own["popdescent/parent_trial"]].get("inner", 0.9))
+            for own in late
+            if own["popdescent/parent_trial"]
+        ]
+        assert moves and np.median(moves) < 0.4
+        assert tuner.oracle.get_best_trials(1)[0].score < 1.4
+        assert "inner" in tuner.get_best_hyperparameters()[0].values
+        assert tuner.results_dataframe() is not None
+        assert tuner.get_best_schedule() is not None
+
+    def test_one_seed_one_search(self, tmp_path):
+        found = []
+        for number in (1, 2):
+            random.seed(number)
+            found.append(self.search(tmp_path / str(number))[1])
+        assert found[0] == found[1]
+
+    def test_not_where_new_entries_are_not_to_be_tuned(self, tmp_path):
+        _, values = self.search(tmp_path, tune_new_entries=False, hyperparameters=opened())
+        assert {own.get("inner", 0.9) for own in values.values()} == {0.9}
+        assert any("inner" in own for own in values.values())
+
+
+def opened():
+    hyperparameters = keras_tuner.HyperParameters()
+    hyperparameters.Boolean("opened", default=False)
+    return hyperparameters
+
+
+class TestModelsThatAreNotKeras:
+    class Mine(PopDescentTuner):
+        def run_trial(self, trial, *args, **kwargs):
+            value = trial.hyperparameters.Float("value", 0.0, 10.0)
+            path = Path(self.get_trial_dir(trial.trial_id)) / "model.json"
+            path.write_text(json.dumps({"value": value}))
+            return value
+
+        def load_model(self, trial):
+            path = Path(self.get_trial_dir(trial.trial_id)) / "model.json"
+            return json.loads(path.read_text())
+
+    def test_an_own_load_model_gives_the_best_ones(self, tmp_path):
+        tuner = self.Mine(seed=1, directory=tmp_path)
+        with pytest.raises(ProjectError, match="Nothing has been searched"):
+            tuner.get_best_models()
+        tuner.search(verbose=0)
+        best = tuner.get_best_models(3)
+        scores = [trial.score for trial in tuner.oracle.get_best_trials(3)]
+        assert [model["value"] for model in best] == scores == sorted(scores)
+        assert self.Mine(seed=1, directory=tmp_path).get_best_models(3) == best
+
+    def test_it_may_ask_for_the_model_that_is_kept(self, tmp_path, data):
+        class Mine(PopDescentTuner):
+            def load_model(self, trial):
+                return trial.trial_id, super().load_model(trial)
+
+        tuner = make(Hyper().build, tmp_path, Mine)
+        fit(tuner, data)
+        found = tuner.get_best_models(2)
+        assert [name for name, _ in found] == [t.trial_id for t in tuner.oracle.get_best_trials(2)]
+        scores = [model.evaluate(*data, verbose=0)[0] for _, model in found]
+        assert all(np.isfinite(scores))
+
 
 class TestFailures:
+    @pytest.mark.parametrize("settings", [{"max_trials": 2}, {"population_size": 2}, {}])
+    def test_an_error_of_the_users_is_the_cause(self, tmp_path, settings):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                trial.hyperparameters.Float("value", 1.0, 10.0)
+                raise KeyError("my own bug")
+
+        with pytest.raises(TrainingError, match="my own bug") as caught:
+            Mine(directory=tmp_path, **settings).search(verbose=0)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_an_error_is_told_where_nobody_is_finite(self, tmp_path):
+        class Mine(PopDescentTuner):
+            count = 0
+
+            def run_trial(self, trial, *args, **kwargs):
+                trial.hyperparameters.Float("value", 1.0, 10.0)
+                Mine.count += 1
+                if Mine.count % 2:
+                    raise KeyError("my own bug")
+                return math.nan
+
+        with pytest.raises(TrainingError, match="my own bug"):
+            Mine(directory=tmp_path, population_size=2, iterations=5).search(verbose=0)
+
+    def test_diverged_members_alone_are_no_error_of_the_users(self, tmp_path):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                trial.hyperparameters.Float("value", 1.0, 10.0)
+                return math.nan
+
+        with pytest.raises(DivergedError):
+            Mine(directory=tmp_path, population_size=2, iterations=5).search(verbose=0)
+
     def test_a_call_that_raises_is_a_member_that_is_replaced(self, tmp_path):
         class Mine(PopDescentTuner):
             def run_trial(self, trial, *args, **kwargs):
@@ -458,6 +633,24 @@ class TestCallbacks:
             assert log[0] == "begin" and log[-1] == "end" and log.count("begin") == 1
             epochs = log[1:-1]
             assert epochs == list(range(epochs[0], epochs[0] + len(epochs)))
+
+    @pytest.mark.parametrize("given", [[], None])
+    def test_they_arrive_where_they_were_given(self, tmp_path, given):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, callbacks):
+                assert callbacks == []
+                return trial.hyperparameters.Float("value", 1.0, 10.0)
+
+        Mine(directory=tmp_path, max_trials=2).search(callbacks=given)
+
+    @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="HParams: TensorFlow only")
+    def test_tensorboard_has_a_folder_for_each_trial(self, tmp_path, data):
+        pytest.importorskip("tensorboard")
+        tuner = make(Hyper(), tmp_path)
+        board = keras.callbacks.TensorBoard(tmp_path / "logs")
+        fit(tuner, data, callbacks=[board])
+        folders = sorted(path.name for path in (tmp_path / "logs").iterdir())
+        assert folders == sorted(tuner.oracle.trials)
 
     def test_early_stopping_counts_across_calls(self, tmp_path, data):
         stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=100.0)
