@@ -491,8 +491,8 @@ class OwnTraining(Executor):
         objective = self._tuner.oracle.objective
         if results is None and told.exists(objective.name):
             warnings.warn(
-                "`run_trial` has told the oracle its metrics with `update_trial`, which KerasTuner "
-                "no longer wants. Return them instead.",
+                "`run_trial` has told the oracle its metrics itself. Please remove the call of "
+                "`oracle.update_trial`, and return them instead.",
                 DeprecationWarning,
                 stacklevel=2,
             )

@@ -388,7 +388,7 @@ class TestRunTrial:
         tuner = Mine(
             objective="val_loss", seed=0, directory=tmp_path, population_size=1, iterations=4
         )
-        with pytest.warns(DeprecationWarning, match="Return them instead"):
+        with pytest.warns(DeprecationWarning, match="Please remove the call"):
             tuner.search(verbose=0)
         scores = [
             member.score for record in tuner.history.iterations() for member in record.members
