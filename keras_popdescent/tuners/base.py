@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +27,6 @@ from keras_popdescent.population.budget import (
 )
 from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
-from keras_popdescent.population.export import build_plain
 from keras_popdescent.population.loop import Kept
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.population import (
@@ -40,6 +37,7 @@ from keras_popdescent.population.population import (
 )
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
+from keras_popdescent.tuners import models
 from keras_popdescent.tuners.arguments import (
     check_arguments,
     check_batch_sizes,
@@ -59,9 +57,10 @@ from keras_popdescent.tuners.fit_arguments import fit_arguments
 from keras_popdescent.tuners.heldout import check_heldout, prepare_heldout
 from keras_popdescent.tuners.hooks import tuner_hooks
 from keras_popdescent.tuners.oracle import PopulationOracle
-from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
-from keras_popdescent.tuners.own_search import search_with_own_training
-from keras_popdescent.tuners.own_training import Segment, overridden
+from keras_popdescent.tuners.own.blueprint import OwnTrainingBlueprint
+from keras_popdescent.tuners.own.calls import overridden
+from keras_popdescent.tuners.own.search import search_with_own_training
+from keras_popdescent.tuners.own.segment import Segment
 from keras_popdescent.tuners.result import SearchResult, make_result
 from keras_popdescent.tuners.resume import (
     CheckpointChoice,
@@ -72,9 +71,6 @@ from keras_popdescent.tuners.resume import (
 )
 from keras_popdescent.tuners.retraining import complete_schedule, retrain
 from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_rows, write_csv
-
-# Beside a model's weights: what it needs to have weights before its first batch.
-BUILD_CONFIG = "build_config.json"
 
 
 class PopulationTuner(keras_tuner.Tuner):
@@ -156,7 +152,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self.initial_hyperparameters = list(initial_hyperparameters)
         self._blueprint: TunerBlueprint | OwnTrainingBlueprint | None = None
         self._runs: list[Execution] = []
-        # The call of overridden training that is under way, see own_training.py.
+        # The call of overridden training that is under way, see `own/segment.py`.
         self.segment: Segment | None = None
         super().__init__(oracle, hypermodel, **kwargs)
         if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
@@ -263,7 +259,7 @@ class PopulationTuner(keras_tuner.Tuner):
                     break
         finally:
             with stack:
-                self._save_best()
+                models.save_best(self)
                 self.on_search_end()
         return make_result(self, self._runs[first:], data, held)
 
@@ -338,7 +334,7 @@ class PopulationTuner(keras_tuner.Tuner):
             Path(self.project_dir).glob("history*.jsonl"), key=lambda p: p.stat().st_mtime
         )
         if not files:
-            raise self._nothing_searched()
+            raise self.nothing_searched()
         return [(History.load(path), {}) for path in files]
 
     def retrain_best(
@@ -467,19 +463,8 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
-        if self._loads_itself and self.oracle.trials:
-            return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
-        if not self._saved_trials() and not self._kept():
-            raise self._nothing_searched()
-        # Those of this session, and those that an earlier one left in the project directory.
-        found: dict[str, tuple[tuple[float, int, str], Callable[[], keras.Model]]] = {}
-        for trial in self._saved_trials():
-            found[trial.trial_id] = (self.oracle.rank(trial), partial(self.load_model, trial))
-        for run, kept in self._kept():
-            export = partial(run.loop.executor.export, kept.values, kept.state)
-            found[run.trials[kept.member_id].trial_id] = (run.rank(kept), export)
-        ranked = sorted(found.values(), key=lambda entry: entry[0])
-        return [make() for _, make in ranked[:num_models]]
+        own_load = type(self).load_model is not PopulationTuner.load_model
+        return models.best_models(self, num_models, own_load)
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Return the hyperparameters of the best trials, those that the best members had last.
@@ -498,34 +483,7 @@ class PopulationTuner(keras_tuner.Tuner):
         Raises:
             ProjectError: If the trial's weights are not kept.
         """
-        for run, kept in self._kept():
-            if run.trials[kept.member_id].trial_id == trial.trial_id:
-                return run.loop.executor.export(kept.values, kept.state)
-        path = self._weights_path(trial.trial_id)
-        if not os.path.exists(path):
-            raise ProjectError(
-                describe(
-                    f"The weights of trial {trial.trial_id} are not in the project directory.",
-                    "Only the best member's are kept there.",
-                    directory=str(self.project_dir),
-                )
-            )
-        values = dict(trial.hyperparameters.values)
-        blueprint = self._blueprint or self._make_blueprint(None)
-        model = build_plain(blueprint, values, lambda: blueprint.build(values), ())
-        if not model.built:
-            # Its weights appear with the first batch: the shapes that it had are beside them.
-            config = Path(self._weights_path(trial.trial_id)).with_name(BUILD_CONFIG)
-            model.build_from_config(json.loads(config.read_text(encoding="utf-8")))
-        if model.compiled:
-            model.optimizer.build(model.trainable_variables)
-        model.load_weights(path)
-        return model
-
-    @property
-    def _loads_itself(self) -> bool:
-        """Whether `load_model` is the user's own."""
-        return type(self).load_model is not PopulationTuner.load_model
+        return models.load_model(self, trial)
 
     def _make_blueprint(self, batch: Any) -> TunerBlueprint:
         classes: set[type] = set()
@@ -554,18 +512,14 @@ class PopulationTuner(keras_tuner.Tuner):
         terms = getattr(objective, "name_to_direction", {})
         return Objective(objective.name, objective.direction, tuple(terms.items()))
 
-    def _kept(self) -> list[tuple[Execution, Kept]]:
-        """Return the best members of all executions, one entry a trial, the best first."""
-        pairs = [(run, kept) for run in self._runs for kept in run.results()]
-        return sorted(pairs, key=lambda pair: pair[0].rank(pair[1]))
-
     def _best(self) -> tuple[Execution, Kept]:
-        kept = self._kept()
+        kept = models.kept_members(self)
         if not kept:
-            raise self._nothing_searched()
+            raise self.nothing_searched()
         return kept[0]
 
-    def _nothing_searched(self) -> ProjectError:
+    def nothing_searched(self) -> ProjectError:
+        """Return the error for a question that only a search can answer."""
         return ProjectError(
             describe(
                 "Nothing has been searched in this session.",
@@ -573,33 +527,3 @@ class PopulationTuner(keras_tuner.Tuner):
                 directory=str(self.project_dir),
             )
         )
-
-    def _saved_trials(self) -> list[Trial]:
-        return [
-            trial
-            for trial in self.oracle.get_best_trials(len(self.oracle.trials))
-            if trial.score is not None and os.path.exists(self._weights_path(trial.trial_id))
-        ]
-
-    def _weights_path(self, trial_id: str) -> str:
-        return os.path.join(self.get_trial_dir(trial_id), "checkpoint.weights.h5")
-
-    def _save_best(self) -> None:
-        for run, kept in self._kept()[:1]:
-            if kept.state.num_plain == (0, 0):
-                continue  # the user's own training has left no Keras model
-            model = run.loop.executor.export(kept.values, kept.state)
-            trial_id = run.trials[kept.member_id].trial_id
-            tolerant(partial(self._write_model, model, trial_id), "the best member's weights")
-        self.save()
-
-    def _write_model(self, model: keras.Model, trial_id: str) -> None:
-        path = Path(self._weights_path(trial_id))
-        try:
-            model.save_weights(path)
-            config = json.dumps(model.get_build_config())
-            path.with_name(BUILD_CONFIG).write_text(config, encoding="utf-8")
-        except OSError:
-            # Half of it would be taken for a saved model.
-            path.unlink(missing_ok=True)
-            raise

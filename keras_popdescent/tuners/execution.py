@@ -34,7 +34,7 @@ from keras_popdescent.tuners.resume import TrialRecords
 
 if TYPE_CHECKING:
     from keras_popdescent.tuners.base import PopulationTuner
-    from keras_popdescent.tuners.own_training import OwnTraining
+    from keras_popdescent.tuners.own.training import OwnTraining
 
 # What a trial says about its member beside the hyperparameters.
 PARENT = "popdescent/parent_trial"

@@ -18,7 +18,7 @@ from keras_popdescent.hyperparameters import BATCH_SIZE, find_handles
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 from keras_popdescent.strategies.space import Values
-from keras_popdescent.tuners.own_training import capture_own, fill
+from keras_popdescent.tuners.own.state import capture_own, fill
 
 # Where a learning rate that is a plain number is.
 RATE = "optimizer.learning_rate"

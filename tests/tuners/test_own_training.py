@@ -21,14 +21,10 @@ from keras_popdescent.errors import (
     ResultError,
     TrainingError,
 )
-from keras_popdescent.tuners.own_training import (
-    Calls,
-    OwnState,
-    OwnTraining,
-    _inherit,
-    metrics_of,
-    plan_calls,
-)
+from keras_popdescent.tuners.own.calls import Calls, plan_calls
+from keras_popdescent.tuners.own.metrics import metrics_of
+from keras_popdescent.tuners.own.state import OwnState, inherit
+from keras_popdescent.tuners.own.training import OwnTraining
 
 LOSS = "sparse_categorical_crossentropy"
 
@@ -680,14 +676,14 @@ def test_children_of_several_parents_have_their_average():
         )  # fmt: skip
 
     child = Offspring(slot=0, parents=(0, 1), values={}, optimizer_state="fresh")
-    state = _inherit([parent(1.0), parent(3.0)], child)
+    state = inherit([parent(1.0), parent(3.0)], child)
     np.testing.assert_array_equal(state.weights[0], [2.0, 2.0])
     # What is not trained is the first parent's.
     np.testing.assert_array_equal(state.weights[1], [1.0])
     np.testing.assert_array_equal(state.models[0].weights[0], [-2.0, -2.0])
     assert (state.optimizer, state.num_plain, state.steps) == ((), (2, 0), 0)
     alone = Offspring(slot=0, parents=(0,), values={})
-    assert _inherit([parent(1.0)], alone).steps == 7
+    assert inherit([parent(1.0)], alone).steps == 7
 
 
 def test_children_cannot_be_tried_out():

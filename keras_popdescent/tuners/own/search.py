@@ -15,8 +15,10 @@ from keras_popdescent.population.executor import Setup
 from keras_popdescent.tuners.execution import Execution
 from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.heldout import prepare_heldout
-from keras_popdescent.tuners.own_blueprint import OwnTrainingBlueprint
-from keras_popdescent.tuners.own_training import OwnTraining, plan_calls
+from keras_popdescent.tuners.models import save_best
+from keras_popdescent.tuners.own.blueprint import OwnTrainingBlueprint
+from keras_popdescent.tuners.own.calls import plan_calls
+from keras_popdescent.tuners.own.training import OwnTraining
 from keras_popdescent.tuners.result import SearchResult, make_result
 
 if TYPE_CHECKING:
@@ -126,6 +128,6 @@ def search_with_own_training(
             if run.loop.interrupted:
                 break
     finally:
-        tuner._save_best()
+        save_best(tuner)
         tuner.on_search_end()
     return make_result(tuner, runs, NO_DATA, held)
