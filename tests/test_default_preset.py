@@ -75,6 +75,16 @@ class TestContestants:
         found = contestants.popdescent(make, task, 0, tmp_path)
         assert found.gradient_steps == task.budget
 
+    @pytest.mark.parametrize("share", [0.5, 0.7])
+    def test_the_best_alone_takes_what_the_search_has_left(self, share, task, tmp_path):
+        found = contestants.then_alone(share, task, 0, tmp_path)
+        assert found.gradient_steps == task.budget
+        searched = contestants.popdescent(
+            PopDescent, replace(task, epochs=round(4 * share)), 0, tmp_path
+        )
+        before = tasks.loss(task, searched.model, task.validation)
+        assert tasks.loss(task, found.model, task.validation) <= before
+
     def test_everybody_is_there_or_said_to_be_missing(self):
         found, missing = contestants.contestants()
         assert len(found) + len(missing) == 11

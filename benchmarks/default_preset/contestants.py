@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 
 from benchmarks.default_preset import candidates
+from benchmarks.default_preset.tasks import loss
 from benchmarks.searches import EXTRAS, Search, tuners
 from benchmarks.searches.task import Found, Task
 from keras_popdescent import Offspring, PopDescent, PopDescentTuner, Population, PopulationView
@@ -81,6 +83,40 @@ def popdescent(make: Callable[[], Strategy], task: Task, seed: int, folder: Path
     return Found(tuner.get_best_models()[0], tuner.history.gradient_steps)
 
 
+def then_alone(share: float, task: Task, seed: int, folder: Path) -> Found:
+    """Search with a part of the steps, and spend the others on the best model alone.
+
+    It goes on with its own values and a new optimizer, as somebody would with plain `fit`.
+
+    Args:
+        share: The part of the steps that the search gets.
+        task: The task.
+        seed: Seed of everything.
+        folder: Where the tuner's project is.
+    """
+    shorter = replace(task, epochs=max(1, round(task.epochs * share)))
+    found = popdescent(PopDescent, shorter, seed, folder)
+    left = task.budget - found.gradient_steps
+    population = Population.from_model(
+        found.model, 1, 1,
+        strategy=Independent(), mutate=(), objective=(task.objective, "min"),
+        executor="sequential", seed=seed,
+    )  # fmt: skip
+    population.fit(
+        **task.fit_arguments(),
+        max_gradient_steps=left,
+        batches_per_iteration=-(-left // (LOOKS * task.models)),
+    )
+    steps = found.gradient_steps + population.history.gradient_steps
+    offered = [found.model, population.best_model()]
+    return Found(min(offered, key=partial(validation_loss, task)), steps)
+
+
+def validation_loss(task: Task, model: keras.Model) -> float:
+    """Return what a model is chosen by."""
+    return loss(task, model, task.validation)
+
+
 def peers(models: int) -> dict[str, Search]:
     """Return the contestants that are no population."""
     return {
@@ -118,4 +154,9 @@ def contestants(models: int = 5) -> tuple[dict[str, Search], list[str]]:
 
 def variants() -> dict[str, Search]:
     """Return the variants of the default."""
-    return {name: partial(popdescent, make) for name, make in candidates.CANDIDATES.items()}
+    found: dict[str, Search] = {
+        name: partial(popdescent, make) for name, make in candidates.CANDIDATES.items()
+    }
+    for share in (0.5, 0.7):
+        found[f"{share:.0%} of the steps, then its best alone"] = partial(then_alone, share)
+    return found
