@@ -15,6 +15,7 @@ from keras_popdescent.population import Population as Population
 from keras_popdescent.strategies import ESGD as ESGD
 from keras_popdescent.strategies import Annealing as Annealing
 from keras_popdescent.strategies import ClosingPlan as ClosingPlan
+from keras_popdescent.strategies import Focus as Focus
 from keras_popdescent.strategies import LinearDimension as LinearDimension
 from keras_popdescent.strategies import LogDimension as LogDimension
 from keras_popdescent.strategies import Offspring as Offspring

@@ -24,6 +24,7 @@ from keras_popdescent import (
     ESGD,
     Annealing,
     ClosingPlan,
+    Focus,
     LinearDimension,
     LogDimension,
     Objective,
@@ -166,6 +167,7 @@ RECORDS = {
         "noise_kind": st.sampled_from(["none", "gaussian", "relative", "scalar"]),
         "optimizer_state": st.sampled_from(["inherit", "restart", "fresh", "fresh_slots"]),
         "annealing": st.none() | st.builds(Annealing),
+        "focus": st.none() | st.builds(Focus),
         "training": st.builds(TrainingPlan),
         "scoring": st.builds(ScoringPlan),
         "closing": st.builds(ClosingPlan),
@@ -173,6 +175,7 @@ RECORDS = {
         "regularization": st.sampled_from(["first", "all", "unused"]),
     },
     Annealing: {"floor": st.floats(0.0, 1.0), "begin": st.floats(0.0, 0.9)},
+    Focus: {"begin": st.floats(0.0, 1.0), "members": st.integers(1, 4)},
     ESGD: {
         "num_offspring": WHOLE,
         "num_parents": WHOLE,

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from keras_popdescent import Annealing, PopDescent, Strategy
+from keras_popdescent import Annealing, Focus, PopDescent, Strategy
 from keras_popdescent.strategies import UnitMutation
 
 CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
     "annealed in the second half": lambda: PopDescent(annealing=Annealing(begin=0.5)),
     "annealed from the beginning": lambda: PopDescent(annealing=Annealing()),
+    "the best alone from the half on": lambda: PopDescent(focus=Focus(0.5)),
+    "the best alone from the half on, annealed": lambda: PopDescent(
+        focus=Focus(0.5), annealing=Annealing(begin=0.5)
+    ),
     "optimizer state inherited": lambda: PopDescent(optimizer_state="inherit"),
     "optimizer as just built": lambda: PopDescent(optimizer_state="fresh"),
     "no least width": lambda: PopDescent(UnitMutation(0.5)),

@@ -62,6 +62,9 @@ class FitExecutor(Executor):
         seed: Root of the randomness.
     """
 
+    # `fit` goes on from turn to turn, and members take turns in a fixed order.
+    focuses = False
+
     def __init__(
         self,
         model: keras.Model,

@@ -103,9 +103,12 @@ class Executor(ABC):
     Attributes:
         anneals: Whether `advance` heeds `rate_factor`. Where it does not, the loop passes and
             records 1.
+        focuses: Whether a member may take several turns in an iteration. Where it may not, the loop
+            passes over a strategy's `focus`.
     """
 
     anneals: bool = True
+    focuses: bool = True
 
     @abstractmethod
     def start(self, setup: Setup) -> None:

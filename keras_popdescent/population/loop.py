@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -158,6 +158,8 @@ class Loop:
         self._steps = 0
         self._began = 0.0
         self._diverged_iterations = 0
+        # Where members have several turns in an iteration: slot -> what the best one reported.
+        self._best_turns: dict[int, Report] = {}
         self._builds = BuildWatch(settings.max_failed_builds)
 
     def first_values(self, given: Sequence[Values] = ()) -> list[Values]:
@@ -198,6 +200,8 @@ class Loop:
         self._began = self._budget_began = time.perf_counter()
         if self.strategy.annealing is not None and not self.executor.anneals:
             self.notes.append("learning rates are not annealed: your own training sets them")
+        if self.strategy.focus is not None and not self.executor.focuses:
+            self.notes.append("all members train to the end: they take turns in a fixed order")
         if restore is None:
             self._first_members(setup)
         else:
@@ -315,12 +319,52 @@ class Loop:
 
     def step(self) -> IterationRecord:
         """Train and score every member, complete the iteration, and return its record."""
-        slots = [member.slot for member in self.members if not member.stopped]
-        batches = self.settings.batches_at(self.iteration)
-        reports = self.executor.advance(slots, batches, rate_factor=self.begin_iteration())
+        self._best_turns = {}
+        *earlier, last = self._turns()
+        batches, factor = self.settings.batches_at(self.iteration), self.begin_iteration()
+        for slots in earlier:
+            reports = self.executor.advance(self._training(slots), batches, rate_factor=factor)
+            self._take(reports)
+            self._compare_turns(reports)
+        reports = self.executor.advance(self._training(last), batches, rate_factor=factor)
         self.batches_done += batches
         self._heed_limits(reports)
         return self.absorb(reports)
+
+    def _compare_turns(self, reports: Sequence[Report]) -> None:
+        """Hold on to each member's best turn of this iteration: it is what is recorded."""
+        for report in reports:
+            score = _number(self.members[report.slot].score)
+            best = self._best_turns.get(report.slot)
+            if math.isfinite(score) and (best is None or self.objective.better(score, best.score)):
+                self._best_turns[report.slot] = report
+
+    def _turns(self) -> list[list[int]]:
+        """Return the slots of the coming iteration: all in one turn, or the best in several."""
+        training = self._training(range(len(self.members)))
+        if not self._in_focus or self.strategy.focus is None:
+            return [training]
+        scored = [m.slot for m in self.ranking() if math.isfinite(_number(m.score))]
+        return self.strategy.focus.turns(training, self._training(scored))
+
+    def _training(self, slots: Iterable[int]) -> list[int]:
+        """Return those of some slots whose members have not been stopped."""
+        return [slot for slot in slots if not self.members[slot].stopped]
+
+    @property
+    def _in_focus(self) -> bool:
+        """Whether the coming iteration belongs to the strategy's last phase."""
+        focus = self.strategy.focus
+        return focus is not None and self.executor.focuses and self._progress() >= focus.begin
+
+    def _progress(self) -> float:
+        """Return the part of this budget's iterations that is done, or of its time if more."""
+        limits, first = self.settings, self._first_iteration
+        progress = (self.iteration - first) / max(limits.iterations - first, 1)
+        if limits.deadline is not None:
+            whole = max(limits.deadline - self._budget_began, 1e-9)
+            progress = max(progress, (time.perf_counter() - self._budget_began) / whole)
+        return progress
 
     def begin_iteration(self) -> float:
         """Return the factor on the learning rates in the coming iteration, which is recorded.
@@ -331,12 +375,7 @@ class Loop:
         annealing = self.strategy.annealing
         if annealing is None or not self.executor.anneals:
             return 1.0
-        limits, first = self.settings, self._first_iteration
-        progress = (self.iteration - first) / max(limits.iterations - first, 1)
-        if limits.deadline is not None:
-            whole = max(limits.deadline - self._budget_began, 1e-9)
-            progress = max(progress, (time.perf_counter() - self._budget_began) / whole)
-        self._rate_factor = annealing.factor(progress)
+        self._rate_factor = annealing.factor(self._progress())
         return self._rate_factor
 
     def _heed_limits(self, reports: Sequence[Report]) -> None:
@@ -362,10 +401,13 @@ class Loop:
         self.iteration += 1
         self._take(reports)
         view = self._with_candidates(self._view())
-        records = self._member_records(view, {report.slot: report for report in reports})
-        offspring = self._builds.offspring(
-            self.executor, self.strategy.evolve(view, self._rng), view.values
-        )
+        if self._best_turns:
+            self._compare_turns(reports)
+        by_slot = {**{report.slot: report for report in reports}, **self._best_turns}
+        records = self._member_records(view, by_slot)
+        # Who is born now would never train.
+        chosen = [] if self._in_focus else self.strategy.evolve(view, self._rng)
+        offspring = self._builds.offspring(self.executor, chosen, view.values)
         newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
         record = self._record(records, tuple(birth for _, birth in newborn))
         self._replace(offspring, [member for member, _ in newborn])
@@ -445,7 +487,9 @@ class Loop:
                 slot=member.slot,
                 member_id=member.member_id,
                 values=dict(member.values),
-                score=_number(member.score),
+                score=self._best_turns[member.slot].score
+                if member.slot in self._best_turns
+                else _number(member.score),
                 fitness=float(view.fitness[member.slot]),
                 gradient_steps=member.gradient_steps,
                 logs=dict(reports[member.slot].logs) if member.slot in reports else {},

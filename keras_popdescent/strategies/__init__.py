@@ -2,6 +2,7 @@
 
 from keras_popdescent.strategies.base import Annealing as Annealing
 from keras_popdescent.strategies.base import ClosingPlan as ClosingPlan
+from keras_popdescent.strategies.base import Focus as Focus
 from keras_popdescent.strategies.base import Offspring as Offspring
 from keras_popdescent.strategies.base import PopulationView as PopulationView
 from keras_popdescent.strategies.base import ScoringPlan as ScoringPlan

@@ -26,6 +26,7 @@ from keras_popdescent.operators.selection import choose_parents, weakest
 from keras_popdescent.strategies.base import (
     Annealing,
     ClosingPlan,
+    Focus,
     Offspring,
     OptimizerState,
     PopulationView,
@@ -80,6 +81,8 @@ class PopDescent(Strategy):
         closing: Training after the last iteration. Defaults to none.
         annealing: The factor on all members' learning rates; None for none (the default). It was
             tried in several forms and gave no gain that could be told from noise (docs/presets.md).
+        focus: The phase at the end in which only the best members train, with the steps of all;
+            None for none (the default).
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
@@ -112,6 +115,7 @@ class PopDescent(Strategy):
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
         annealing: Annealing | None = None,
+        focus: Focus | None = None,
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
@@ -121,6 +125,7 @@ class PopDescent(Strategy):
         check_one_of("optimizer_state", optimizer_state, get_args(OptimizerState))
         check_plans(training, scoring, closing)
         check_type("annealing", annealing, Annealing, "an `Annealing`, or None for none")
+        check_type("focus", focus, Focus, "a `Focus`, or None for none")
         check_flag("keep_best", keep_best)
         check_one_of("regularization", regularization, get_args(Regularization))
         self.mutation = UnitMutation(DEFAULT_WIDTH, DEFAULT_LEAST) if mutation is None else mutation
@@ -131,6 +136,7 @@ class PopDescent(Strategy):
         self.scoring = ScoringPlan() if scoring is None else scoring
         self.closing = ClosingPlan() if closing is None else closing
         self.annealing = annealing
+        self.focus = focus
         self.keep_best = keep_best
         self.regularization: Regularization = regularization
         if isinstance(self.mutation, ReferenceMutation):
@@ -237,6 +243,7 @@ class PopDescent(Strategy):
             "scoring": asdict(self.scoring),
             "closing": asdict(self.closing),
             "annealing": None if self.annealing is None else asdict(self.annealing),
+            "focus": None if self.focus is None else asdict(self.focus),
             "keep_best": self.keep_best,
             "regularization": self.regularization,
         }

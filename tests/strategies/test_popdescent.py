@@ -281,6 +281,7 @@ def test_config_says_all_that_was_chosen():
         "scoring": {"sample": "own", "num_samples": 640},
         "closing": {"rounds": 5, "batches": 64, "batch_size": 128, "passes": 1},
         "annealing": None,
+        "focus": None,
         "keep_best": False,
         "regularization": "first",
     }

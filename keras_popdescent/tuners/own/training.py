@@ -118,6 +118,8 @@ class OwnTraining(Executor):
 
     # What an iteration's learning rate is, is the user's.
     anneals = False
+    # How often the user's code is called for a slot is planned beforehand.
+    focuses = False
 
     def start(self, setup: Setup) -> None:
         size = len(setup.values)
