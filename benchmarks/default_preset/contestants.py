@@ -35,6 +35,17 @@ class Independent(Strategy):
         return []
 
 
+def independent(
+    model: keras.Model | Callable[[], keras.Model], models: int, task: Task, seed: int
+) -> Population:
+    """Return models that train each on its own, with the values that they are built with."""
+    return Population.from_model(
+        model, models, models,
+        strategy=Independent(), mutate=(), objective=(task.objective, "min"),
+        executor="sequential", seed=seed,
+    )  # fmt: skip
+
+
 def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder: Path) -> Found:
     """Train models with Adam, and take the best one's best moment.
 
@@ -57,11 +68,7 @@ def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder:
             return task.build({**values, "learning_rate": schedule})
         return task.build(values)
 
-    population = Population.from_model(
-        build, models, models,
-        strategy=Independent(), mutate=(), objective=(task.objective, "min"),
-        executor="sequential", seed=seed,
-    )  # fmt: skip
+    population = independent(build, models, task, seed)
     population.fit(
         **task.fit_arguments(),
         max_gradient_steps=steps * models,
@@ -97,11 +104,7 @@ def then_alone(share: float, task: Task, seed: int, folder: Path) -> Found:
     shorter = replace(task, epochs=max(1, round(task.epochs * share)))
     found = popdescent(PopDescent, shorter, seed, folder)
     left = task.budget - found.gradient_steps
-    population = Population.from_model(
-        found.model, 1, 1,
-        strategy=Independent(), mutate=(), objective=(task.objective, "min"),
-        executor="sequential", seed=seed,
-    )  # fmt: skip
+    population = independent(found.model, 1, task, seed)
     population.fit(
         **task.fit_arguments(),
         max_gradient_steps=left,

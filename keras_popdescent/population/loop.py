@@ -22,7 +22,7 @@ from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.state import MemberState, from_arrays, to_arrays
-from keras_popdescent.strategies.base import Offspring, PopulationView, Strategy
+from keras_popdescent.strategies.base import Focus, Offspring, PopulationView, Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 # A search ends with an error after so many iterations without any finite score.
@@ -342,20 +342,22 @@ class Loop:
     def _turns(self) -> list[list[int]]:
         """Return the slots of the coming iteration: all in one turn, or the best in several."""
         training = self._training(range(len(self.members)))
-        if not self._in_focus or self.strategy.focus is None:
+        focus = self._present_focus()
+        if focus is None:
             return [training]
         scored = [m.slot for m in self.ranking() if math.isfinite(_number(m.score))]
-        return self.strategy.focus.turns(training, self._training(scored))
+        return focus.turns(training, self._training(scored))
 
     def _training(self, slots: Iterable[int]) -> list[int]:
         """Return those of some slots whose members have not been stopped."""
         return [slot for slot in slots if not self.members[slot].stopped]
 
-    @property
-    def _in_focus(self) -> bool:
-        """Whether the coming iteration belongs to the strategy's last phase."""
+    def _present_focus(self) -> Focus | None:
+        """Return the strategy's last phase if the coming iteration belongs to it."""
         focus = self.strategy.focus
-        return focus is not None and self.executor.focuses and self._progress() >= focus.begin
+        if focus is None or not self.executor.focuses or self._progress() < focus.begin:
+            return None
+        return focus
 
     def _progress(self) -> float:
         """Return the part of this budget's iterations that is done, or of its time if more."""
@@ -405,8 +407,11 @@ class Loop:
             self._compare_turns(reports)
         by_slot = {**{report.slot: report for report in reports}, **self._best_turns}
         records = self._member_records(view, by_slot)
+        # They are this iteration's: a closing round is recorded as it is.
+        self._best_turns = {}
         # Who is born now would never train.
-        chosen = [] if self._in_focus else self.strategy.evolve(view, self._rng)
+        over = self._present_focus() is not None
+        chosen = [] if over else self.strategy.evolve(view, self._rng)
         offspring = self._builds.offspring(self.executor, chosen, view.values)
         newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
         record = self._record(records, tuple(birth for _, birth in newborn))

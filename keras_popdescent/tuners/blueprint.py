@@ -41,6 +41,7 @@ from keras_popdescent.population.blueprint import (
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import KINDS, SearchSpace, Value, Values
+from keras_popdescent.tuners.building import call_on
 
 # What a user may bind a hyperparameter to: a kind, the path of a handle, or a binding's maker.
 UserBinding = str | Binding | Callable[[], Binding]
@@ -201,7 +202,7 @@ class TunerBlueprint(Blueprint):
         with borrowed_globals(0):
             model = checked(self._build_plain(values))
         if not model.built and self._batch is not None:
-            model(keras.tree.map_structure(keras.ops.convert_to_tensor, self._batch[0]))
+            call_on(model, self._batch)
         return model
 
     def _classify(

@@ -47,8 +47,18 @@ def build_and_call(
     if batch is not None and isinstance(model, keras.Model) and not model.built:
         # What cannot be called is told where it is to be trained.
         with suppress(Exception):
-            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
+            call_on(model, batch)
     return model
+
+
+def call_on(model: keras.Model, batch: Any) -> None:
+    """Call a model on the samples of a batch: its weights appear with it.
+
+    Args:
+        model: A model.
+        batch: Samples, and whatever comes with them.
+    """
+    model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
 
 
 def warn_of_own_fit(classes: Iterable[type[Any]]) -> None:

@@ -9,7 +9,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_popdescent import Focus, Observer, PopDescent, PopDescentTuner, Population
+from keras_popdescent import ClosingPlan, Focus, Observer, PopDescent, PopDescentTuner, Population
 from keras_popdescent.callbacks import PopDescentCallback
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.testing import FixedStrategy, scripted_loop
@@ -78,6 +78,17 @@ class TestLoop:
         assert loop.best().score == 0.5
         assert loop.best().gradient_steps == 8
         assert loop.members[0].score == 0.8
+
+    def test_a_closing_round_is_recorded_as_it_is(self):
+        loop = scripted(
+            focused(closing=ClosingPlan(rounds=1)),
+            [[1.0, 2.0], [0.5, 2.0], [0.8, 2.0], [0.9, 3.0]],
+            2,
+        )
+        loop.run()
+        last = loop.history.records[-1]
+        assert last.closing
+        assert [member.score for member in last.members] == [0.9, 3.0]
 
     def test_a_member_that_diverges_in_the_phase_is_left_alone(self):
         loop = scripted(focused(), [[1.0, 2.0], [1.0, 2.0], [math.nan, 2.0]], 4)

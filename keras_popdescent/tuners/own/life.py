@@ -20,7 +20,7 @@ class Life:
     def __init__(self) -> None:
         self.callbacks: list[keras.callbacks.Callback] = []
         self._ends: list[Callable[..., Any]] = []
-        self._begun = False
+        self.begun = False
 
     def begin(self, given: Sequence[Any], trial: Trial) -> None:
         """Copy the callbacks, before the first call.
@@ -29,9 +29,7 @@ class Life:
             given: Callbacks, or functions that return one.
             trial: The member's trial.
         """
-        if self._begun:
-            return
-        self._begun = True
+        self.begun = True
         member = Member(0, 0, dict(trial.hyperparameters.values))
         self.callbacks = [fresh_callback(callback, member) for callback in given]
         self._ends = [callback.on_train_end for callback in self.callbacks]

@@ -45,15 +45,13 @@ def _quick_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _cause(executor: OwnTraining, otherwise: DivergedError | None = None) -> Exception:
-    """Return the error to raise where no member has a score: the user's code may be at fault."""
-    if executor.error is None and otherwise is not None:
-        return otherwise
+def _failed(error: Exception) -> TrainingError:
+    """Return what to raise where no member has a score because the user's code has failed."""
     return TrainingError(
         describe(
             "Your training failed in every call that was to give a score.",
             fix="See the error above this one.",
-            error=repr(executor.error)[:300],
+            error=repr(error)[:300],
         )
     )
 
@@ -119,12 +117,14 @@ def search_with_own_training(
             )
             try:
                 run.run(setup, [budget.note], None)
-            except DivergedError as error:
-                raise _cause(executor, error) from executor.error
+            except DivergedError:
+                if executor.error is None:
+                    raise
+                raise _failed(executor.error) from executor.error
             finally:
                 executor.end_lives()
             if executor.error is not None and not run.results() and not run.loop.interrupted:
-                raise _cause(executor) from executor.error
+                raise _failed(executor.error) from executor.error
             if run.loop.interrupted:
                 break
     finally:

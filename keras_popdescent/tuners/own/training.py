@@ -164,7 +164,8 @@ class OwnTraining(Executor):
     ) -> tuple[Report, OwnState]:
         """Call the user's code, and return what it reports and the state that it leaves."""
         began = time.perf_counter()
-        life.begin(self._given_to(trial), trial)
+        if not life.begun:
+            life.begin(self._given_to(trial), trial)
         retries = self._tuner.oracle.max_retries_per_trial
         for attempt in range(1 + retries):
             segment = Segment(state, self._models.pop(slot, ()))
