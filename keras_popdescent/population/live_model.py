@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_popdescent.data.batch import Batch
 from keras_popdescent.errors import BindingError, DataError, ModelError, describe
@@ -15,6 +15,7 @@ from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.hyperparameters.handle import Handle
 from keras_popdescent.hyperparameters.optimizer import LearningRateHandle, rate_handle
 from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.variables import swap_functions
 from keras_popdescent.strategies.space import Values
 
 
@@ -62,9 +63,10 @@ class LiveModel:
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self._index_variables()
-        self._read, self._write = _swap_functions(
+        self._read, self._write = swap_functions(
             [*self.weight_variables, *self.optimizer_variables]
         )
+        self._index_comparable()
 
     def _index_variables(self) -> None:
         live = {id(handle.variable) for handle in self.handles if handle.variable is not None}
@@ -94,6 +96,19 @@ class LiveModel:
             i
             for i, v in enumerate(slots)
             if v.dtype.startswith("int") and v.shape == () and "iteration" in v.name
+        ]
+
+    def _index_comparable(self) -> None:
+        """Find what is neutral while members are compared, and the numbers that are neutral."""
+        variables, numbers = [], []
+        for handle in self.handles:
+            if handle.neutral is not None and handle.variable is not None:
+                variables.append(handle.variable)
+                numbers.append(handle.neutral)
+        self._read_comparable, self._write_comparable = swap_functions(variables)
+        self._neutral = [
+            keras.ops.convert_to_tensor(number, variable.dtype)
+            for number, variable in zip(numbers, variables, strict=True)
         ]
 
     @property
@@ -133,7 +148,8 @@ class LiveModel:
     def _write_one(name: str, binding: Binding, value: float) -> None:
         binding.write(value)
         used = binding.read()
-        if not np.isclose(used, value, rtol=1e-5, atol=1e-30) and np.isfinite(value):
+        close = math.isclose(used, value, rel_tol=1e-5, abs_tol=1e-30)
+        if not close and math.isfinite(value):
             raise BindingError(
                 describe(
                     f"`{name}` was written and did not arrive in the model.",
@@ -153,15 +169,12 @@ class LiveModel:
         A live penalty coefficient or label smoothing is 0, a loss weight or scale its own default:
         else a member would win by having a smaller penalty, not by fitting better.
         """
-        comparable = [handle for handle in self.handles if handle.neutral is not None]
-        before = [handle.read() for handle in comparable]
-        for handle in comparable:
-            handle.write(float(handle.neutral or 0.0))
+        before = self._read_comparable()
+        self._write_comparable(self._neutral)
         try:
             yield
         finally:
-            for handle, value in zip(comparable, before, strict=True):
-                handle.write(value)
+            self._write_comparable(before)
 
     @contextmanager
     def annealed(self, factor: float) -> Iterator[None]:
@@ -281,39 +294,3 @@ def _data_errors() -> tuple[type[Exception], ...]:
     import tensorflow as tf
 
     return (*errors, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
-
-
-def _swap_functions(variables: list[keras.Variable]) -> tuple[Any, Any]:
-    """Return functions that read and assign many variables at once, on the device."""
-    if keras.backend.backend() != "tensorflow":
-
-        def read() -> list[Any]:
-            return [keras.ops.convert_to_tensor(variable) for variable in variables]
-
-        def write(tensors: Sequence[Any]) -> None:
-            for variable, tensor in zip(variables, tensors, strict=True):
-                variable.assign(tensor)
-
-        if keras.backend.backend() == "torch":
-
-            def read() -> list[Any]:  # torch tensors are views of their variable
-                return [keras.ops.copy(keras.ops.convert_to_tensor(v)) for v in variables]
-
-        return read, write
-    import tensorflow as tf
-
-    # Raw operations: a tenth of the time of `Variable.assign`, and nothing to trace. A tensor that
-    # was read keeps its value: TensorFlow copies on write while somebody holds it.
-    targets = [(variable.value.handle, variable.value.dtype) for variable in variables]
-
-    def read_all() -> list[Any]:
-        return [
-            tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in targets
-        ]
-
-    def write_all(tensors: Sequence[Any]) -> None:
-        for (handle, dtype), tensor in zip(targets, tensors, strict=True):
-            value = tf.convert_to_tensor(tensor, dtype)
-            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-    return read_all, write_all

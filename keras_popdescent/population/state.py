@@ -7,6 +7,7 @@ hyperparameter values are written last (the optimizer's state holds the parent's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.strategies.base import Offspring
+
+# So many numbers are looked at sooner on the host than a device is asked about them.
+_FEW = 2**16
 
 
 @dataclass(frozen=True)
@@ -172,13 +176,19 @@ def to_numpy(state: MemberState) -> MemberState:
 
 def is_finite(state: MemberState) -> bool:
     """Whether all weights are finite: not those of the optimizer, which may hold what it masks."""
-    sums = [
-        # 0 * w is NaN where w is not finite; a sum of them overflows nowhere.
-        keras.ops.cast(keras.ops.sum(keras.ops.multiply(weight, 0)), "float32")
+    weights = [
+        weight
         for weight in state.weights[: state.num_plain[0]]
         if hasattr(weight, "dtype") and "float" in keras.backend.standardize_dtype(weight.dtype)
     ]
-    return not sums or bool(np.isfinite(keras.ops.convert_to_numpy(sum(sums[1:], sums[0]))))
+    if sum(math.prod(weight.shape) for weight in weights) <= _FEW:
+        return all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in weights)
+    # 0 * w is NaN where w is not finite; a sum of them overflows nowhere.
+    sums = [
+        keras.ops.cast(keras.ops.sum(keras.ops.multiply(weight, 0)), "float32")
+        for weight in weights
+    ]
+    return bool(np.isfinite(keras.ops.convert_to_numpy(sum(sums[1:], sums[0]))))
 
 
 def to_arrays(state: MemberState) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 
 from keras_popdescent.data.arrays import Indices
 from keras_popdescent.data.batch import Batch
+from keras_popdescent.population.variables import swap_functions
 
 # The methods that decide what a step reports.
 _REPORTING = ("train_step", "test_step", "compute_metrics", "get_metrics_result")
@@ -30,23 +32,19 @@ class Stepper(ABC):
         self.model = model
         own = map(_resets_variables_only, model.metrics)
         self._same_start = _is_stock(model, "reset_metrics") and all(own)
-        # The metrics' variables and their values after a reset, once there was one.
-        self._start: tuple[list[keras.Variable], list[Any]] | None = None
+        # Gives the metrics' variables the values that they had after a reset, once there was one.
+        self._set_back: Callable[[], None] | None = None
 
     def reset(self) -> None:
         """Set all metrics back."""
-        if self._start is not None:
-            self._assign(*self._start)
+        if self._set_back is not None:
+            self._set_back()
             return
         self.model.reset_metrics()
         if self._same_start:
             variables = self.model.metrics_variables
-            self._start = variables, [_held(variable) for variable in variables]
-
-    @staticmethod
-    def _assign(variables: Sequence[keras.Variable], tensors: Sequence[Any]) -> None:
-        for variable, tensor in zip(variables, tensors, strict=True):
-            variable.assign(tensor)
+            _, write = swap_functions(variables)
+            self._set_back = partial(write, [_held(variable) for variable in variables])
 
     @abstractmethod
     def load(self, arrays: Batch) -> Any:
