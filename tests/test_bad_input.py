@@ -175,7 +175,7 @@ RECORDS = {
         "regularization": st.sampled_from(["first", "all", "unused"]),
     },
     Annealing: {"floor": st.floats(0.0, 1.0), "begin": st.floats(0.0, 0.9)},
-    Focus: {"begin": st.floats(0.0, 1.0), "members": st.integers(1, 4)},
+    Focus: {"begin": st.floats(0.0, 1.0)},
     ESGD: {
         "num_offspring": WHOLE,
         "num_parents": WHOLE,

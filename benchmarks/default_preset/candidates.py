@@ -12,12 +12,11 @@ from keras_popdescent import Annealing, Focus, PopDescent, Strategy
 from keras_popdescent.strategies import UnitMutation
 
 CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
+    "all members to the end": lambda: PopDescent(focus=None),
+    "the best alone from three tenths on": lambda: PopDescent(focus=Focus(0.3)),
+    "the best alone from seven tenths on": lambda: PopDescent(focus=Focus(0.7)),
     "annealed in the second half": lambda: PopDescent(annealing=Annealing(begin=0.5)),
     "annealed from the beginning": lambda: PopDescent(annealing=Annealing()),
-    "the best alone from the half on": lambda: PopDescent(focus=Focus(0.5)),
-    "the best alone from the half on, annealed": lambda: PopDescent(
-        focus=Focus(0.5), annealing=Annealing(begin=0.5)
-    ),
     "optimizer state inherited": lambda: PopDescent(optimizer_state="inherit"),
     "optimizer as just built": lambda: PopDescent(optimizer_state="fresh"),
     "no least width": lambda: PopDescent(UnitMutation(0.5)),

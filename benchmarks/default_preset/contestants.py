@@ -102,7 +102,7 @@ def then_alone(share: float, task: Task, seed: int, folder: Path) -> Found:
         folder: Where the tuner's project is.
     """
     shorter = replace(task, epochs=max(1, round(task.epochs * share)))
-    found = popdescent(PopDescent, shorter, seed, folder)
+    found = popdescent(partial(PopDescent, focus=None), shorter, seed, folder)
     left = task.budget - found.gradient_steps
     population = independent(found.model, 1, task, seed)
     population.fit(

@@ -211,16 +211,27 @@ class SequentialExecutor(Executor):
         groups = list(self._groups)
         seeds = self._seeds.spawn(len(offspring))
         for child, seed in zip(offspring, seeds, strict=True):
-            self._values[child.slot] = dict(child.values)
-            stage = self._stage(child.values)
-            self._states[child.slot] = child_state(
-                child, states, stage.live, stage.fresh, integer_seed(seed)
-            )
+            self._bear(child, states, seed)
             shares = child.optimizer_state == "fresh_slots"
             self._groups[child.slot] = groups[child.parents[0]] if shares else self._new_group()
-            self._newborn.add(child.slot)
-            if self._resident == child.slot:
-                self._resident = None
+
+    def revive(self, child: Offspring, state: MemberState) -> None:
+        [seed] = self._seeds.spawn(1)
+        self._bear(replace(child, parents=(0,)), [state], seed)
+        self._groups[child.slot] = self._new_group()
+
+    def _bear(
+        self, child: Offspring, states: Sequence[MemberState], seed: np.random.SeedSequence
+    ) -> None:
+        """Put a child into its slot; its parents are among the states."""
+        self._values[child.slot] = dict(child.values)
+        stage = self._stage(child.values)
+        self._states[child.slot] = child_state(
+            child, states, stage.live, stage.fresh, integer_seed(seed)
+        )
+        self._newborn.add(child.slot)
+        if self._resident == child.slot:
+            self._resident = None
 
     def _check_shapes(self, child: Offspring) -> None:
         """Refuse a child whose weights would have other shapes than those that it is to copy."""

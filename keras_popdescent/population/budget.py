@@ -11,8 +11,11 @@ from keras_popdescent.errors import ArgumentError, describe
 
 # The paper's number of batches in an iteration.
 PAPER_BATCHES = 128
-# Fewer than about so many iterations leave selection nothing to work with.
+# Fewer than about so many iterations leave selection nothing to work with;
 MIN_ITERATIONS = 20
+# so many serve better, where they are long enough to compare members by.
+ITERATIONS = 40
+COMPARABLE_BATCHES = 20
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def plan_budget(
     - Only `iterations`: with the paper's 128 batches, or, where `epochs` is given too, as many
       batches as make the epochs last for the iterations.
     - Only `epochs` (1 where nothing is given, as in `fit`): the paper's 128 batches, or fewer where
-      the epochs would otherwise hold fewer than about 20 iterations.
+      the epochs would otherwise hold fewer than about 40 iterations, but not below 20 batches for
+      the sake of more than 20 iterations.
     - `max_gradient_steps` shortens any of these; alone, it takes the place of `epochs`.
 
     Args:
@@ -130,7 +134,8 @@ def _plan(
         note = f"batches an iteration: {batches}, for {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)
     if batches_per_iteration is None:
-        batches = min(PAPER_BATCHES, math.ceil(total / MIN_ITERATIONS))
+        fewest = min(COMPARABLE_BATCHES, math.ceil(total / MIN_ITERATIONS))
+        batches = min(PAPER_BATCHES, max(math.ceil(total / ITERATIONS), fewest))
         note = f"batches an iteration: {batches}"
         note += ", as in the paper" if batches == PAPER_BATCHES else f", of {total} in all"
         return Budget(math.ceil(total / batches), batches, total, note)

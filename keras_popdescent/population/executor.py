@@ -103,8 +103,8 @@ class Executor(ABC):
     Attributes:
         anneals: Whether `advance` heeds `rate_factor`. Where it does not, the loop passes and
             records 1.
-        focuses: Whether a member may take several turns in an iteration. Where it may not, the loop
-            passes over a strategy's `focus`.
+        focuses: Whether a member may take the turns of others, see `revive`. Where it may not, the
+            loop passes over a strategy's `focus`.
     """
 
     anneals: bool = True
@@ -157,6 +157,13 @@ class Executor(ABC):
     @abstractmethod
     def apply(self, offspring: Sequence[Offspring]) -> None:
         """Replace members; parents are read before anything is written."""
+
+    def revive(self, child: Offspring, state: MemberState) -> None:
+        """Replace a member by a child of what `capture` returned once.
+
+        As `apply` does it for a child of a living member; `child.parents` is not looked at.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not focus.")
 
     @abstractmethod
     def capture(self, slot: int) -> MemberState:

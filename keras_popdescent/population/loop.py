@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.state import MemberState, from_arrays, to_arrays
-from keras_popdescent.strategies.base import Focus, Offspring, PopulationView, Strategy
+from keras_popdescent.strategies.base import Offspring, OptimizerState, PopulationView, Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 # A search ends with an error after so many iterations without any finite score.
@@ -158,8 +158,8 @@ class Loop:
         self._steps = 0
         self._began = 0.0
         self._diverged_iterations = 0
-        # Where members have several turns in an iteration: slot -> what the best one reported.
-        self._best_turns: dict[int, Report] = {}
+        # The slot of the member that trains on alone, in the strategy's last phase.
+        self._alone: int | None = None
         self._builds = BuildWatch(settings.max_failed_builds)
 
     def first_values(self, given: Sequence[Values] = ()) -> list[Values]:
@@ -200,8 +200,12 @@ class Loop:
         self._began = self._budget_began = time.perf_counter()
         if self.strategy.annealing is not None and not self.executor.anneals:
             self.notes.append("learning rates are not annealed: your own training sets them")
-        if self.strategy.focus is not None and not self.executor.focuses:
+        focus = self.strategy.focus
+        if focus is not None and not self.executor.focuses:
             self.notes.append("all members train to the end: they take turns in a fixed order")
+        elif focus is not None and self._focuses():
+            begin = f"from {focus.begin:.0%} of the search on"
+            self.notes.append(f"{begin} a copy of the best model trains alone, for all")
         if restore is None:
             self._first_members(setup)
         else:
@@ -228,6 +232,7 @@ class Loop:
             "batches_done": self.batches_done,
             "rounds_closed": self.rounds_closed,
             "num_born": self._num_born,
+            "alone": self._alone,
             "gradient_steps": self._steps,
             "diverged_iterations": self._diverged_iterations,
             "failed_builds": self._builds.failures,
@@ -245,6 +250,7 @@ class Loop:
         self.batches_done = int(state["batches_done"])
         self.rounds_closed = int(state["rounds_closed"])
         self._num_born = int(state["num_born"])
+        self._alone = None if state["alone"] is None else int(state["alone"])
         self._steps = int(state["gradient_steps"])
         self._diverged_iterations = int(state["diverged_iterations"])
         self._builds.failures = int(state["failed_builds"])
@@ -276,6 +282,7 @@ class Loop:
         )
         self.interrupted = False
         self.rounds_closed = 0
+        self._alone = None
         self._first_iteration = self.iteration
         self._budget_began = time.perf_counter()
         self.observers = list(observers)
@@ -319,45 +326,25 @@ class Loop:
 
     def step(self) -> IterationRecord:
         """Train and score every member, complete the iteration, and return its record."""
-        self._best_turns = {}
-        *earlier, last = self._turns()
+        slots = [member.slot for member in self.members if not member.stopped]
         batches, factor = self.settings.batches_at(self.iteration), self.begin_iteration()
-        for slots in earlier:
-            reports = self.executor.advance(self._training(slots), batches, rate_factor=factor)
-            self._take(reports)
-            self._compare_turns(reports)
-        reports = self.executor.advance(self._training(last), batches, rate_factor=factor)
+        turns = 1
+        if self._alone is not None:
+            slots, turns = [self._alone], len(slots)
+        reports = self.executor.advance(slots, turns * batches, rate_factor=factor)
         self.batches_done += batches
         self._heed_limits(reports)
         return self.absorb(reports)
 
-    def _compare_turns(self, reports: Sequence[Report]) -> None:
-        """Hold on to each member's best turn of this iteration: it is what is recorded."""
-        for report in reports:
-            score = _number(self.members[report.slot].score)
-            best = self._best_turns.get(report.slot)
-            if math.isfinite(score) and (best is None or self.objective.better(score, best.score)):
-                self._best_turns[report.slot] = report
-
-    def _turns(self) -> list[list[int]]:
-        """Return the slots of the coming iteration: all in one turn, or the best in several."""
-        training = self._training(range(len(self.members)))
-        focus = self._present_focus()
-        if focus is None:
-            return [training]
-        scored = [m.slot for m in self.ranking() if math.isfinite(_number(m.score))]
-        return focus.turns(training, self._training(scored))
-
-    def _training(self, slots: Iterable[int]) -> list[int]:
-        """Return those of some slots whose members have not been stopped."""
-        return [slot for slot in slots if not self.members[slot].stopped]
-
-    def _present_focus(self) -> Focus | None:
-        """Return the strategy's last phase if the coming iteration belongs to it."""
-        focus = self.strategy.focus
-        if focus is None or not self.executor.focuses or self._progress() < focus.begin:
-            return None
-        return focus
+    def _focuses(self) -> bool:
+        """Whether the strategy's last phase is one of this search."""
+        limits = self.settings
+        return (
+            self.strategy.focus is not None
+            and self.executor.focuses
+            and limits.population_size > max(limits.num_elites, 1)
+            and (limits.max_births is None or limits.max_births > limits.population_size)
+        )
 
     def _progress(self) -> float:
         """Return the part of this budget's iterations that is done, or of its time if more."""
@@ -402,21 +389,53 @@ class Loop:
     def _absorb(self, reports: Sequence[Report]) -> IterationRecord:
         self.iteration += 1
         self._take(reports)
-        view = self._with_candidates(self._view())
-        if self._best_turns:
-            self._compare_turns(reports)
-        by_slot = {**{report.slot: report for report in reports}, **self._best_turns}
-        records = self._member_records(view, by_slot)
-        # They are this iteration's: a closing round is recorded as it is.
-        self._best_turns = {}
-        # Who is born now would never train.
-        over = self._present_focus() is not None
-        chosen = [] if over else self.strategy.evolve(view, self._rng)
-        offspring = self._builds.offspring(self.executor, chosen, view.values)
-        newborn = [self._newborn(child, self._num_born + i) for i, child in enumerate(offspring)]
-        record = self._record(records, tuple(birth for _, birth in newborn))
-        self._replace(offspring, [member for member, _ in newborn])
+        view = self._view()
+        records = self._member_records(view, {report.slot: report for report in reports})
+        if self._alone is not None or self._begins_focus():
+            record = self._focus(records)
+        else:
+            record = self._evolve(view, records)
         self._watch_divergence(view)
+        return record
+
+    def _evolve(self, view: PopulationView, records: tuple[MemberRecord, ...]) -> IterationRecord:
+        """Record an iteration with the births that the strategy decides on, and carry them out."""
+        chosen = self.strategy.evolve(self._with_candidates(view), self._rng)
+        offspring = self._builds.offspring(self.executor, chosen, view.values)
+        newborn = [self._child(child, self._num_born + i) for i, child in enumerate(offspring)]
+        record = self._record(records, tuple(birth for _, birth in newborn))
+        self._replace([m for m, _ in newborn], lambda: self.executor.apply(offspring))
+        return record
+
+    def _begins_focus(self) -> bool:
+        """Whether the strategy's last phase begins with the coming iteration."""
+        focus, births = self.strategy.focus, self.settings.max_births
+        return (
+            focus is not None
+            and self._focuses()
+            and bool(self.kept)
+            and self.iteration < self.settings.iterations
+            and self._progress() >= focus.begin
+            and (births is None or self._num_born < births)
+        )
+
+    def _focus(self, records: tuple[MemberRecord, ...]) -> IterationRecord:
+        """Record an iteration of the last phase, or the one before it; see that a copy trains."""
+        again = self._alone is not None
+        if self._alone is not None and math.isfinite(_number(self.members[self._alone].score)):
+            return self._record(records, ())
+        if not self._begins_focus():
+            self._alone = None
+            return self._record(records, ())
+        best = self.kept[0]
+        if self._alone is None:
+            self._alone = self.ranking()[-1].slot
+        rule: OptimizerState = "inherit" if again else "restart"
+        copy = Offspring(self._alone, (), dict(best.values), optimizer_state=rule)
+        parent = (best.member_id, best.gradient_steps, best.values)
+        member, birth = self._newborn(copy, self._num_born, [parent])
+        record = self._record(records, (birth,))
+        self._replace([member], lambda: self.executor.revive(copy, best.state))
         return record
 
     def _with_candidates(self, view: PopulationView) -> PopulationView:
@@ -462,6 +481,8 @@ class Loop:
 
     def _view(self) -> PopulationView:
         limit = self.settings.max_births
+        # One birth is for the strategy's last phase.
+        reserved = int(self._focuses())
         return PopulationView(
             scores=np.array([_number(member.score) for member in self.members]),
             values=[dict(member.values) for member in self.members],
@@ -470,7 +491,7 @@ class Loop:
             num_elites=self.settings.num_elites,
             space=self.space,
             direction=self.objective.direction,
-            births_left=None if limit is None else max(limit - self._num_born, 0),
+            births_left=None if limit is None else max(limit - self._num_born - reserved, 0),
         )
 
     def _watch_divergence(self, view: PopulationView) -> None:
@@ -492,9 +513,7 @@ class Loop:
                 slot=member.slot,
                 member_id=member.member_id,
                 values=dict(member.values),
-                score=self._best_turns[member.slot].score
-                if member.slot in self._best_turns
-                else _number(member.score),
+                score=_number(member.score),
                 fitness=float(view.fitness[member.slot]),
                 gradient_steps=member.gradient_steps,
                 logs=dict(reports[member.slot].logs) if member.slot in reports else {},
@@ -503,17 +522,31 @@ class Loop:
             for member in self.members
         )
 
-    def _newborn(self, child: Offspring, member_id: int) -> tuple[Member, BirthRecord]:
-        """Return the member that an offspring will be, and the record of its birth."""
-        parents = [self.members[slot] for slot in child.parents]
+    def _child(self, child: Offspring, member_id: int) -> tuple[Member, BirthRecord]:
+        """Return the member that a child of living members will be, and the record of its birth."""
+        members = [self.members[slot] for slot in child.parents]
+        parents = [(m.member_id, m.gradient_steps, m.values) for m in members]
+        return self._newborn(child, member_id, parents)
+
+    def _newborn(
+        self, child: Offspring, member_id: int, parents: Sequence[tuple[int, int, Values]]
+    ) -> tuple[Member, BirthRecord]:
+        """Return the member that an offspring will be, and the record of its birth.
+
+        Args:
+            child: The offspring.
+            member_id: The number that it gets.
+            parents: Each one's member id, gradient steps and values.
+        """
+        _, steps, values = parents[0]
         member = Member(
             member_id=member_id,
             slot=child.slot,
             values=dict(child.values),
-            parents=tuple(parent.member_id for parent in parents),
+            parents=tuple(parent for parent, _, _ in parents),
             born=self.iteration,
-            inherited_steps=parents[0].gradient_steps,
-            gradient_steps=parents[0].gradient_steps,
+            inherited_steps=steps,
+            gradient_steps=steps,
             score=child.score,
         )
         birth = BirthRecord(
@@ -523,20 +556,20 @@ class Loop:
             values=dict(child.values),
             inherited_steps=member.inherited_steps,
             replaced=self.members[child.slot].member_id,
-            parent_values=dict(parents[0].values),
+            parent_values=dict(values),
             strength=child.strength,
             weight_noise=asdict(child.weight_noise),
             optimizer_state=child.optimizer_state,
         )
         return member, birth
 
-    def _replace(self, offspring: Sequence[Offspring], newborn: Sequence[Member]) -> None:
+    def _replace(self, newborn: Sequence[Member], apply: Callable[[], None]) -> None:
         if not newborn:
             return
         dead = [self.members[member.slot] for member in newborn]
         for observer in self.observers:
             observer.deaths(dead)
-        self.executor.apply(offspring)
+        apply()
         self._num_born += len(newborn)
         for member in newborn:
             self.members[member.slot] = member
@@ -590,6 +623,9 @@ class Loop:
             self._steps += report.gradient_steps
 
     def _all_stopped(self) -> bool:
+        """Whether nobody would train in the coming iteration."""
+        if self._alone is not None:
+            return self.members[self._alone].stopped
         return all(member.stopped for member in self.members)
 
     def ranking(self) -> list[Member]:

@@ -221,7 +221,7 @@ class Population:
             validation_split: Fraction of the arrays' last samples to use for validation.
             iterations: Number of iterations. Defaults to 20, or to what `epochs` holds.
             batches_per_iteration: Batches a member trains on in each. Defaults to the paper's 128,
-                or fewer where `epochs` would hold fewer than 20 iterations.
+                or fewer where `epochs` would hold fewer than 40 iterations.
             epochs: How many times each slot passes over the data; an alternative to `iterations`.
             max_gradient_steps: At most so many gradient steps of all members together; alone, it
                 takes the place of `epochs`.

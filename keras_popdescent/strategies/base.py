@@ -178,49 +178,34 @@ class Annealing:
 
 @dataclass(frozen=True)
 class Focus:
-    """A phase at the end of a search in which only the best members train, with the steps of all.
+    """A phase at the end of a search in which the best model trains on alone, with all the steps.
 
     A population trains each of its members for a part of the gradient steps only. Where that is too
-    little to train a model out, the steps of the others are worth more in the best one. So from
-    `begin` on nobody is replaced any more, and in every iteration the members with the best last
-    scores take all members' turns, one after the other; each turn is scored. Who is best is asked
-    anew in each iteration.
+    little to train a model out, the steps of the others are worth more in the best one. So nobody
+    is replaced any more from `begin` on, but for the weakest member, once: by a copy of the best
+    model ever seen, as it was then, with its values and a warm restart of its optimizer
+    (`"restart"`, see `Offspring`). In every iteration the copy takes the turns of all members in
+    one go. A copy that diverges is replaced by another, whose optimizer goes on as it was.
+
+    The phase is passed over where nobody may be replaced: in a population of one, with as many
+    elites as members, or where no more members may be born.
 
     Attributes:
         begin: The progress at which it begins, 0 ... 1, as a part of the iterations (or of the
-            time, where that ends the search). Defaults to 0.5.
-        members: How many members go on, at least 1. Defaults to 1.
+            time, where that ends the search); after one iteration at the earliest. Defaults to 0.5.
 
     Raises:
         ArgumentError: For a number outside of its range.
     """
 
     begin: float = 0.5
-    members: int = 1
 
     def __post_init__(self) -> None:
         check_number("begin", self.begin, 0.0, none=False)
-        make_whole(self, ["members"])
         if self.begin > 1.0:
             raise ArgumentError(
                 describe("This phase never begins.", "Expected 0 ... 1.", begin=self.begin)
             )
-
-    def turns(self, training: Sequence[int], ranked: Sequence[int]) -> list[list[int]]:
-        """Return who trains in an iteration, turn by turn.
-
-        Args:
-            training: The slots that would train without the phase.
-            ranked: Those of them that have a score, the best first.
-
-        Returns:
-            Slots for each turn, as many in all as there are in `training`.
-        """
-        best = list(ranked[: self.members])
-        if not best:
-            return [list(training)]
-        queue = [best[i % len(best)] for i in range(len(training))]
-        return [queue[i : i + len(best)] for i in range(0, len(queue), len(best))]
 
 
 def check_plans(
@@ -292,7 +277,7 @@ class Strategy(ABC):
         scoring: Which validation data scores them.
         closing: Training after the last iteration.
         annealing: The common factor on the members' learning rates; None for none.
-        focus: The phase in which only the best members train; None for none.
+        focus: The phase in which the best model trains on alone; None for none.
         keep_best: Whether the result of a search is the best member ever seen on validation (True)
             or the fittest at the end (False).
         multipliers: Names of built-in live multipliers that the strategy needs besides the user's

@@ -47,6 +47,7 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 # What served best (docs/presets.md).
 DEFAULT_WIDTH = 0.5
 DEFAULT_LEAST = 0.2
+FOCUS = Focus(begin=0.5)
 
 
 class PopDescent(Strategy):
@@ -81,8 +82,9 @@ class PopDescent(Strategy):
         closing: Training after the last iteration. Defaults to none.
         annealing: The factor on all members' learning rates; None for none (the default). It was
             tried in several forms and gave no gain that could be told from noise (docs/presets.md).
-        focus: The phase at the end in which only the best members train, with the steps of all;
-            None for none (the default).
+        focus: The phase at the end in which a copy of the best model trains alone, with the steps
+            of all; None for none. Defaults to `Focus(begin=0.5)`: members with a part of the steps
+            each are not trained out.
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
@@ -115,7 +117,7 @@ class PopDescent(Strategy):
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
         annealing: Annealing | None = None,
-        focus: Focus | None = None,
+        focus: Focus | None = FOCUS,
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
@@ -161,6 +163,7 @@ class PopDescent(Strategy):
             noise_kind="gaussian",
             training=TrainingPlan(batches="common"),
             scoring=ScoringPlan(sample="common", num_samples=num_samples),
+            focus=None,
             keep_best=False,
             optimizer_state="inherit",
         )
@@ -202,6 +205,7 @@ class PopDescent(Strategy):
             training=TrainingPlan(batches="subset", passes=passes),
             scoring=ScoringPlan(sample="own", num_samples=num_samples),
             closing=fine_tuning,
+            focus=None,
             keep_best=False,
             regularization=regularization,
         )

@@ -96,7 +96,7 @@ class ScriptedExecutor(Executor):
 
     Attributes:
         advances: The calls of `advance`.
-        applied: The offspring of each call of `apply`.
+        applied: The offspring of each call of `apply` and `revive`.
         data: The data of the last `start` or `feed`.
         closed: Whether `close` was called.
 
@@ -187,6 +187,11 @@ class ScriptedExecutor(Executor):
                 weight + _shift(child.weight_noise),
                 0 if child.optimizer_state == "fresh" else parents[0].steps,
             )
+
+    def revive(self, child: Offspring, state: MemberState) -> None:
+        self.applied.append([child])
+        steps = 0 if child.optimizer_state == "fresh" else state.optimizer[0]
+        self._models[child.slot] = ScriptedModel(dict(child.values), state.weights[0], steps)
 
     def capture(self, slot: int) -> MemberState:
         return self._models[slot].state

@@ -368,6 +368,33 @@ class ExecutorConformance:
             3,
         ]
 
+    def test_a_state_can_be_revived(self) -> None:
+        """As a child of the member that it was captured from, whatever has become of that one."""
+        executor = self.started()
+        if not executor.focuses:
+            return
+        executor.advance([0, 1, 2], STEPS)
+        state, values = executor.capture(0), dict(FIRST_VALUES[0])
+        executor.apply([Offspring(0, (1,), dict(FIRST_VALUES[1]))])
+        executor.advance([0, 1, 2], STEPS)
+        others = [executor.capture(slot) for slot in (0, 2)]
+        executor.revive(Offspring(1, (), values, optimizer_state="restart"), state)
+        revived = executor.capture(1)
+        _assert_close(_own(revived), _own(state), 0.0)
+        assert int(_slots(revived)[0]) == STEPS
+        assert not any(np.any(array) for array in _slots(revived) if array.ndim)
+        for slot, before in zip((0, 2), others, strict=True):
+            _assert_same(executor.capture(slot), before)
+        [report] = executor.advance([1], 5 * STEPS)
+        assert report.gradient_steps == 5 * STEPS
+        assert np.isfinite(report.score)
+        before_that = _own(state)
+        assert any(
+            np.any(a != b) for a, b in zip(_own(executor.capture(1)), before_that, strict=True)
+        )
+        # All of them can train at once again.
+        assert np.isfinite(_scores(executor.advance([0, 1, 2], STEPS))).all()
+
     def test_weight_noise(self) -> None:
         """`"scalar"`: one number for all trainable weights; nothing else moves."""
         executor = self.started()

@@ -39,7 +39,7 @@ class PopDescentTuner(PopulationTuner):
         num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
             to three fifths of the population, the paper's 3 of 5.
         batches_per_iteration: Gradient steps of each member between two selections. Defaults to the
-            paper's 128, or fewer where the budget would hold fewer than 20 iterations.
+            paper's 128, or fewer where the budget would hold fewer than 40 iterations.
         iterations: Number of iterations. Defaults to what `epochs` in `search` holds: each slot
             trains for that many epochs.
         max_gradient_steps: At most so many gradient steps of all members and executions together;

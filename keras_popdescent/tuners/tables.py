@@ -65,6 +65,8 @@ def _rank(score: float | None, sign: float) -> float:
 def long_rows(executions: Executions) -> list[dict[str, Any]]:
     """Return a dict for each member, iteration and metric; the score is one of the metrics.
 
+    Members that did not train in an iteration report nothing and have no rows in it.
+
     Args:
         executions: The histories of a search.
     """
@@ -82,6 +84,7 @@ def long_rows(executions: Executions) -> list[dict[str, Any]]:
         for number, (history, trials) in enumerate(executions)
         for record in history.iterations()
         for member in record.members
+        if member.logs
         for metric, value in {"score": member.score, **dict(member.logs)}.items()
     ]
 

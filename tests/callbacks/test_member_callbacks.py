@@ -65,12 +65,16 @@ def test_one_lifetime_a_member_and_continuous_epochs(tmp_path, data):
         assert names.count("train_begin") == 1 and names[0] == "train_begin"
         assert names.count("train_end") == 1 and names[-1] == "train_end"
         begun = [what[1] for what in life if what[0] == "epoch_begin"]
-        assert begun == list(range(begun[0], begun[0] + len(begun)))
+        # Who trains on alone has turns of ten batches: some end two epochs, which is told once.
+        assert set(np.diff(begun)) <= {1, 2}
         for what in life:
             if what[0] == "epoch_end":
                 assert {"loss", "val_loss", "accuracy"} <= set(what[2])
     # A child goes on counting where its parent was.
-    assert max(what[1] for life in lives.values() for what in life if what[0] == "epoch_end") == 3
+    starts = [next(what[1] for what in life if what[0] == "epoch_begin") for life in lives.values()]
+    lived = {m.member_id for r in tuner.history.iterations() for m in r.members}
+    assert sorted(starts) == sorted(births[member].inherited_steps // 8 for member in lived)
+    assert max(starts) > 0
 
 
 def test_callbacks_are_copied_for_each_member(tmp_path, data):

@@ -202,7 +202,7 @@ def test_the_schedule_replays_annealing_and_restarts(tmp_path):
 
     strategy = PopDescent(
         UnitMutation(0.5, least=0.2), annealing=Annealing(), optimizer_state="restart",
-        training=TrainingPlan("common"), keep_best=False,
+        training=TrainingPlan("common"), keep_best=False, focus=None,
     )  # fmt: skip
     tuner = PopDescentTuner(
         hyper, strategy=strategy, population_size=3, num_elites=0, iterations=4,

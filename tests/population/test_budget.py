@@ -43,10 +43,15 @@ def budget(epochs=None, steps_per_epoch=None, iterations=None, batches_per_itera
         ({"epochs": 1, "steps_per_epoch": 10, "batches_per_iteration": 30}, 1, 30, 10),
         # Nothing given is one epoch.
         ({"steps_per_epoch": 100, "batches_per_iteration": 50}, 2, 50, 50),
-        # Epochs alone: 128 batches, or fewer where there would be fewer than about 20.
+        # Epochs alone: 128 batches, or fewer where there would be fewer than about 40 iterations;
         ({"epochs": 10, "steps_per_epoch": 938}, 74, 128, 36),
-        ({"epochs": 1, "steps_per_epoch": 2560}, 20, 128, 128),
-        ({"epochs": 1, "steps_per_epoch": 2559}, 20, 128, 127),
+        ({"epochs": 1, "steps_per_epoch": 5120}, 40, 128, 128),
+        ({"epochs": 1, "steps_per_epoch": 5119}, 40, 128, 127),
+        ({"epochs": 1, "steps_per_epoch": 800}, 40, 20, 20),
+        # but not below 20 batches for more than 20 iterations.
+        ({"epochs": 1, "steps_per_epoch": 799}, 40, 20, 19),
+        ({"epochs": 1, "steps_per_epoch": 640}, 32, 20, 20),
+        ({"epochs": 1, "steps_per_epoch": 400}, 20, 20, 20),
         ({"epochs": 5, "steps_per_epoch": 20}, 20, 5, 5),
         ({"epochs": 1, "steps_per_epoch": 39}, 20, 2, 1),
         ({"epochs": 1, "steps_per_epoch": 7}, 7, 1, 1),

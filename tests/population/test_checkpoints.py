@@ -117,8 +117,8 @@ def assert_equal(first, second):
 
 
 STRATEGIES = {
-    "default": PopDescent,
-    "annealed": lambda: PopDescent(annealing=Annealing(0.1)),
+    "default": lambda: PopDescent(focus=None),
+    "annealed": lambda: PopDescent(annealing=Annealing(0.1), focus=None),
     "paper": PopDescent.paper,
     # Shared step counters, subsets, own scores, and two kinds of rounds at the end.
     "reference": lambda: PopDescent.reference(
@@ -126,7 +126,9 @@ STRATEGIES = {
     ),
     # Candidates that are tried out, and optimizers as just built in every iteration.
     "esgd": ESGD,
-    "passes": lambda: PopDescent(training=TrainingPlan("common", passes=2), noise_scale=0.1),
+    "passes": lambda: PopDescent(
+        training=TrainingPlan("common", passes=2), noise_scale=0.1, focus=None
+    ),
 }
 
 

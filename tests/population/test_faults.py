@@ -111,7 +111,8 @@ def test_members_that_train_together():
 )
 def test_a_diverged_member_is_replaced_and_never_copied(objective, change):
     injects = Injects([0, 2], {2}, change)
-    population = Population.from_model(build, 4, 2, objective=objective, seed=0)
+    strategy = PopDescent(focus=None)
+    population = Population.from_model(build, 4, 2, objective=objective, strategy=strategy, seed=0)
     history = fit(population, observers=[injects])
     assert len(injects.hurt) == 2
     third = history.iterations()[2]

@@ -9,9 +9,11 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_popdescent import ClosingPlan, Focus, Observer, PopDescent, PopDescentTuner, Population
+from keras_popdescent import Focus, Observer, Offspring, PopDescent, PopDescentTuner, Population
 from keras_popdescent.callbacks import PopDescentCallback
 from keras_popdescent.errors import ArgumentError
+from keras_popdescent.executors.sequential import SequentialExecutor
+from keras_popdescent.population.budget import Budget
 from keras_popdescent.testing import FixedStrategy, scripted_loop
 
 RNG = np.random.default_rng(0)
@@ -19,93 +21,130 @@ X = RNG.normal(size=(96, 4)).astype("float32")
 Y = (X @ RNG.normal(size=(4, 2))).astype("float32")
 
 
-def focused(begin=0.5, members=1, **changes):
+def focused(begin=0.5, **changes):
     strategy = FixedStrategy(**changes)
-    strategy.focus = Focus(begin, members)
+    strategy.focus = Focus(begin)
     return strategy
 
 
+@pytest.mark.parametrize("begin", [-0.1, 1.1, float("nan")])
+def test_a_beginning_outside_of_its_range(begin):
+    with pytest.raises(ArgumentError):
+        Focus(begin)
+
+
 def turns(loop):
-    return [list(advance.slots) for advance in loop.executor.advances]
+    return [(list(advance.slots), advance.num_batches) for advance in loop.executor.advances]
 
 
-class TestTurns:
-    def test_the_best_have_the_turns_of_all(self):
-        assert Focus(members=1).turns([0, 1, 2], [2, 0, 1]) == [[2], [2], [2]]
-        assert Focus(members=2).turns([0, 1, 2, 3, 4], [4, 1, 0]) == [[4, 1], [4, 1], [4]]
-        assert Focus(members=9).turns([0, 1, 2], [2, 0]) == [[2, 0], [2]]
+def scripted(strategy, rows, iterations, num_elites=0, **settings):
+    """Return a loop whose members score by the iteration; the last row holds for all later ones."""
 
-    def test_where_nobody_has_a_score_all_train(self):
-        assert Focus().turns([0, 1], []) == [[0, 1]]
-
-    @pytest.mark.parametrize("arguments", [(-0.1,), (1.1,), (float("nan"),), (0.5, 0), (0.5, 1.5)])
-    def test_numbers_outside_of_their_range(self, arguments):
-        with pytest.raises(ArgumentError):
-            Focus(*arguments)
-
-
-def scripted(strategy, rows, iterations, num_elites=0):
-    """Return a loop whose members score by the turn; the last row holds for all later turns."""
-
-    def score(slot, turn, values):
-        return rows[min(turn, len(rows)) - 1][slot]
+    def score(slot, iteration, values):
+        return rows[min(iteration, len(rows)) - 1][slot]
 
     return scripted_loop(
-        strategy, score, population_size=len(rows[0]), iterations=iterations, num_elites=num_elites
-    )
+        strategy, score, population_size=len(rows[0]), iterations=iterations,
+        num_elites=num_elites, **settings,
+    )  # fmt: skip
 
 
 class TestLoop:
-    def test_from_the_half_on_only_the_best_trains(self):
+    def test_from_the_half_on_a_copy_of_the_best_trains_alone(self):
         loop = scripted(focused(), [[3.0, 1.0, 2.0]], 4)
         loop.run()
-        assert turns(loop) == [[0, 1, 2]] * 2 + [[1]] * 6
+        # In the weakest one's slot, with everybody's steps.
+        assert turns(loop) == [([0, 1, 2], 4)] * 2 + [([0], 12)] * 2
         assert loop.history.gradient_steps == 4 * 3 * 4
         steps = [member.gradient_steps for member in loop.history.records[-1].members]
-        assert steps == [8, 8 + 24, 8]
+        # The best scored 1.0 after one iteration for the first time.
+        assert steps == [4 + 24, 8, 8]
 
-    def test_who_is_best_is_asked_in_each_iteration(self):
-        # The first member is best until it has trained alone.
-        loop = scripted(focused(), [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0]], 4)
+    def test_the_copy_is_of_the_best_ever_as_it_was_then(self):
+        # Who was best after the first iteration is replaced after it.
+        offspring = {1: [Offspring(1, (0,), {})]}
+        loop = scripted(focused(offspring=offspring), [[3.0, 1.0], [3.0, 2.0]], 4, num_kept=2)
         loop.run()
-        assert turns(loop) == [[0, 1]] * 2 + [[0], [0], [1], [1]]
+        births = [record.births for record in loop.history.iterations()]
+        [birth] = births[1]
+        assert (birth.slot, birth.parents, birth.replaced) == (0, (1,), 0)
+        assert (birth.inherited_steps, birth.optimizer_state) == (4, "restart")
+        assert [len(born) for born in births] == [1, 1, 0, 0]
+        # Its weight is that of the first member in slot 1, which is gone.
+        assert loop.executor.capture(0).weights == (1.0,)
+        schedule = loop.history.schedule(birth.member_id)
+        assert [(s.member_id, s.start, s.stop) for s in schedule] == [(1, 0, 4), (3, 4, 4 + 2 * 8)]
 
-    def test_the_best_turn_is_what_is_recorded(self):
-        loop = scripted(focused(), [[1.0, 2.0], [0.5, 2.0], [0.8, 2.0]], 2)
-        loop.run()
-        assert turns(loop) == [[0, 1], [0], [0]]
-        assert loop.history.records[-1].members[0].score == 0.5
-        assert loop.best().score == 0.5
-        assert loop.best().gradient_steps == 8
-        assert loop.members[0].score == 0.8
-
-    def test_a_closing_round_is_recorded_as_it_is(self):
-        loop = scripted(
-            focused(closing=ClosingPlan(rounds=1)),
-            [[1.0, 2.0], [0.5, 2.0], [0.8, 2.0], [0.9, 3.0]],
-            2,
-        )
-        loop.run()
-        last = loop.history.records[-1]
-        assert last.closing
-        assert [member.score for member in last.members] == [0.9, 3.0]
-
-    def test_a_member_that_diverges_in_the_phase_is_left_alone(self):
-        loop = scripted(focused(), [[1.0, 2.0], [1.0, 2.0], [math.nan, 2.0]], 4)
-        loop.run()
-        assert turns(loop)[2:] == [[0], [0], [1], [1]]
-        assert loop.best().score == 1.0
-
-    def test_nobody_is_born_who_would_not_train(self):
+    def test_nobody_else_is_born_in_the_phase(self):
         loop = scripted(PopDescent(focus=Focus(0.5)), [[3.0, 1.0, 2.0]], 6, num_elites=1)
         loop.run()
         births = [len(record.births) for record in loop.history.iterations()]
-        assert births == [2, 2, 0, 0, 0, 0]
+        assert births == [2, 2, 1, 0, 0, 0]
+
+    def test_it_begins_after_the_first_iteration_at_the_earliest(self):
+        loop = scripted(focused(begin=0.0), [[3.0, 1.0]], 3)
+        loop.run()
+        assert turns(loop) == [([0, 1], 4)] + [([0], 8)] * 2
+
+    @pytest.mark.parametrize(
+        ("rows", "settings"),
+        [
+            ([[1.0]], {}),
+            ([[3.0, 1.0]], {"num_elites": 2}),
+            ([[3.0, 1.0]], {"max_births": 2}),
+            ([[math.nan, math.nan]], {}),
+        ],
+    )
+    def test_where_nobody_can_be_replaced_all_train_to_the_end(self, rows, settings):
+        loop = scripted(PopDescent(), rows, 2, **settings)
+        loop.run()
+        assert turns(loop) == [(list(range(len(rows[0]))), 4)] * 2
+
+    def test_the_last_birth_is_kept_for_it(self):
+        loop = scripted(PopDescent(), [[3.0, 1.0, 2.0]], 6, num_elites=1, max_births=6)
+        loop.run()
+        births = [len(record.births) for record in loop.history.iterations()]
+        assert births == [2, 0, 1, 0, 0, 0]
+
+    def test_a_copy_that_diverges_is_replaced_by_another(self):
+        rows = [[3.0, 1.0], [3.0, 1.0], [math.nan, 1.0], [0.5, 1.0]]
+        loop = scripted(focused(), rows, 4)
+        loop.run()
+        assert turns(loop)[2:] == [([0], 8)] * 2
+        births = [record.births for record in loop.history.iterations()]
+        assert [b.optimizer_state for born in births for b in born] == ["restart", "inherit"]
+        assert loop.best().score == 0.5
+        assert loop.best().gradient_steps == 4 + 8
+
+    def test_where_no_other_copy_may_be_born_all_train_again(self):
+        rows = [[3.0, 1.0], [3.0, 1.0], [math.nan, 1.0]]
+        loop = scripted(focused(), rows, 4, max_births=3)
+        loop.run()
+        assert turns(loop)[2:] == [([0], 8), ([0, 1], 4)]
+
+    def test_more_iterations_begin_with_all(self):
+        loop = scripted(focused(), [[3.0, 1.0]], 4)
+        loop.run()
+        loop.go_on(loop.executor.data, Budget(2, 4, 8))
+        loop.run()
+        assert turns(loop)[4:] == [([0, 1], 4), ([0], 8)]
+
+    def test_it_is_said_at_the_beginning(self):
+        loop = scripted(focused(begin=0.25), [[3.0, 1.0]], 4)
+        assert loop.notes == [
+            "from 25% of the search on a copy of the best model trains alone, for all"
+        ]
+        assert scripted(focused(), [[3.0]], 4).notes == []
 
     def test_without_it_all_train_to_the_end(self):
-        loop = scripted(FixedStrategy(), [[3.0, 1.0]], 4)
+        loop = scripted(PopDescent(focus=None), [[3.0, 1.0]], 4)
         loop.run()
-        assert turns(loop) == [[0, 1]] * 4
+        assert turns(loop) == [([0, 1], 4)] * 4
+
+    def test_presets_of_the_paper_have_none(self):
+        assert PopDescent().focus == Focus(0.5)
+        assert PopDescent.paper().focus is None
+        assert PopDescent.reference().focus is None
 
 
 class Stop(Exception):
@@ -148,7 +187,9 @@ class TestModels:
         )
         assert population.history.gradient_steps == 6 * 3 * 3
         last = population.history.records[-1].members
-        assert max(member.gradient_steps for member in last) == 3 * 3 + 3 * 3 * 3
+        copy = next(b for r in population.history.records[3:4] for b in r.births)
+        steps = {member.member_id: member.gradient_steps for member in last}
+        assert steps[copy.member_id] == copy.inherited_steps + 3 * 3 * 3
         best = population.best_model()
         score = best.evaluate(X[72:], Y[72:], verbose=0)
         recorded = min(m.score for r in population.history.iterations() for m in r.members)
@@ -166,6 +207,43 @@ class TestModels:
         assert score == pytest.approx(trial.score, rel=1e-5)
         schedule = tuner.get_best_schedule()
         assert schedule.segments[-1].values["rate"] == tuner.get_best_hyperparameters()[0]["rate"]
+
+    def test_the_schedule_replays_to_the_copy(self, tmp_path, monkeypatch):
+        """Plain `fit` with the recorded schedule ends with the winner's weights."""
+
+        def hyper(hp):
+            model = build()
+            model.compile(keras.optimizers.Adam(hp.Float("rate", 0.01, 0.1, default=0.02)), "mse")
+            return model
+
+        first = []
+        start = SequentialExecutor.start
+
+        def watched(executor, setup):
+            start(executor, setup)
+            first.extend(executor.capture(slot) for slot in range(3))
+
+        monkeypatch.setattr(SequentialExecutor, "start", watched)
+        tuner = PopDescentTuner(
+            hyper, population_size=3, num_elites=1, iterations=4, batches_per_iteration=5, seed=3,
+            directory=tmp_path, checkpoint=False, executor="sequential",
+        )  # fmt: skip
+        # One batch: every step sees the same.
+        data = {"x": X, "y": Y, "batch_size": len(X), "verbose": 0}
+        tuner.search(**data, validation_data=(X, Y))
+        schedule = tuner.get_best_schedule()
+        [copy] = tuner.history.records[2].births
+        assert schedule.segments[-1].member_id == copy.member_id
+        assert schedule.segments[-1].optimizer_state == "restart"
+        assert schedule.gradient_steps == copy.inherited_steps + 2 * 15
+        model = hyper(keras_tuner.HyperParameters())
+        ancestor = first[schedule.segments[0].member_id]
+        for variable, weight in zip(model.weights, ancestor.weights, strict=False):
+            variable.assign(weight)
+        model.fit(**data, epochs=schedule.gradient_steps, callbacks=[schedule.as_callback()])
+        winner = tuner.get_best_models()[0]
+        for one, other in zip(model.get_weights(), winner.get_weights(), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
     def test_it_resumes_within_the_phase(self, tmp_path):
         def search(folder, iterations, strategy):

@@ -503,7 +503,7 @@ SPACE = SearchSpace([LogDimension("rate", 1e-5, 1e1, 1e-4)])
 def simulated(seed, **settings):
     """Scores are what the rate alone decides: the further from 0.01, the worse."""
     loop = scripted_loop(
-        PopDescent(),
+        PopDescent(focus=None),
         lambda slot, call, values: abs(np.log10(values["rate"]) + 2.0),
         space=SPACE,
         population_size=5,

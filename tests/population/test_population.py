@@ -49,7 +49,8 @@ def evaluate(model):
 @pytest.fixture(scope="module")
 def fitted():
     """Three members after six iterations; tests only look at it."""
-    population = Population.from_model(build(), size=3, num_elites=1, seed=0)
+    strategy = PopDescent(focus=None)
+    population = Population.from_model(build(), 3, 1, strategy=strategy, seed=0)
     history = fit(population, iterations=6)
     return population, history
 

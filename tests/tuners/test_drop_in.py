@@ -85,7 +85,7 @@ class TestArguments:
         tuner.search(*data, **FIT)
         tuner.results_summary()
         for record in tuner.history.iterations():
-            for member in record.members:
+            for member in [member for member in record.members if member.logs]:
                 expected = member.logs["val_loss"] - member.logs["val_accuracy"]
                 assert member.score == pytest.approx(expected)
         best = tuner.oracle.get_best_trials(1)[0]
@@ -101,7 +101,7 @@ class TestArguments:
         tuner = make(build_layers, tmp_path, objective=None)
         tuner.search(*data, **FIT)
         assert tuner.history.best()[1] == pytest.approx(
-            min(m.logs["val_loss"] for r in tuner.history.iterations() for m in r.members)
+            min(m.logs["val_loss"] for r in tuner.history for m in r.members if m.logs)
         )
 
     @pytest.mark.parametrize("objective", ["loss", "accuracy", "val_mae"])
@@ -135,7 +135,7 @@ class TestArguments:
         model = tuner.get_best_models()[0]
         assert type(model.optimizer).__name__ == "RMSprop"
         assert model.loss == "mse"
-        assert {"val_mse", "val_mae"} <= set(tuner.history.iterations()[-1].members[0].logs)
+        assert {"val_mse", "val_mae"} <= set(tuner.history.iterations()[0].members[0].logs)
 
     def test_a_given_optimizer_is_copied(self, tmp_path, data):
         given = keras.optimizers.Adam(0.02)
@@ -637,7 +637,8 @@ class TestAfterwards:
         assert calls[0] == "search_begin" and calls[-1] == "search_end"
         assert calls.count("trial_begin") == calls.count("trial_end") == len(tuner.oracle.trials)
         ended = [call for call in calls if call[0] == "epoch_end"]
-        assert {epoch for _, _, epoch in ended} == {0, 1}
+        # Who trains on alone in the second half goes on for two more.
+        assert {epoch for _, _, epoch in ended} == {0, 1, 2}
         assert {trial for _, trial, _ in ended} <= set(tuner.oracle.trials)
 
     def test_batch_hooks_of_a_subclass(self, tmp_path, data):
