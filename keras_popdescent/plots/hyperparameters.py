@@ -1,4 +1,4 @@
-"""Picture: the values of one hyperparameter over the gradient steps of members' lines."""
+"""Picture: the values of one hyperparameter over the gradient steps of the population."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOG_WORDS = re.compile(r"(^|[^a-z])(learning_?rate|lr|l1|l2|weight_?decay|epsilo
 
 @dataclass(frozen=True)
 class HyperparameterPaths:
-    """What `plot_hyperparameter_path` draws; steps are gradient steps of a member's line.
+    """What `plot_hyperparameter_path` draws; steps are gradient steps of the population.
 
     Attributes:
         name: The hyperparameter.

@@ -29,10 +29,12 @@ class Life:
         slot: Where it lived.
         parent: Its first parent, None for a first member.
         born: The iteration after which it was born, 0 for a first member.
-        start: Gradient steps that it inherited.
+        start: Gradient steps of the population at its birth.
+        inherited: Gradient steps of its first parent's line that it inherited.
         values: Its hyperparameter values.
-        iterations: (iterations,) the iterations that it was scored in.
-        steps: (iterations,) gradient steps of its line at each score.
+        iterations: (iterations,) the iterations that it trained and was scored in.
+        steps: (iterations,) gradient steps of the population at each score.
+        line_steps: (iterations,) gradient steps of its line at each score.
         scores: (iterations,) raw scores, NaN for any that was not finite.
         replaced: Whether another member took its slot.
     """
@@ -42,9 +44,11 @@ class Life:
     parent: int | None
     born: int
     start: int
+    inherited: int
     values: Values
     iterations: Integers
     steps: Integers
+    line_steps: Integers
     scores: Floats
     replaced: bool
 
@@ -53,10 +57,9 @@ class Life:
         """The last iteration that it was scored in; that of its birth if it never was."""
         return int(self.iterations[-1]) if self.iterations.size else self.born
 
-    def score_at(self, iteration: int) -> float:
-        """Return the score in an iteration, NaN where there is none."""
-        found = self.scores[self.iterations == iteration]
-        return float(found[0]) if found.size else float("nan")
+    def until(self, line_steps: int) -> Integers:
+        """Return the indices of its scores up to so many gradient steps of its line."""
+        return np.flatnonzero(self.line_steps <= line_steps)
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,15 @@ class Winner:
         line: Member ids of its ancestors, the oldest first, itself last.
         score: Its best score.
         iteration: The iteration of that score, the first where there are several.
-        step: Gradient steps of its line then.
+        step: Gradient steps of the population then.
+        line_steps: Gradient steps of its line then.
     """
 
     line: tuple[int, ...]
     score: float
     iteration: int
     step: int
+    line_steps: int
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,18 @@ def read_lives(history: History) -> Lives:
                 num_diverged=history.num_diverged,
             )
         )
-    points: dict[int, list[tuple[int, int, float]]] = {}
-    born: dict[int, int] = {}
+    points: dict[int, list[tuple[int, int, int, float]]] = {}
+    born: dict[int, tuple[int, int]] = {}
     iteration = 0
     for record in history:
         iteration += bool(record.members)
-        born.update({birth.member_id: iteration for birth in record.births})
+        total = record.gradient_steps
+        born.update({birth.member_id: (iteration, total) for birth in record.births})
         for member in record.members:
-            point = (iteration, member.gradient_steps, member.score)
-            points.setdefault(member.member_id, []).append(point)
+            lived = points.setdefault(member.member_id, [])
+            # Who did not train has no score of its own in an iteration.
+            if not lived or member.gradient_steps > lived[-1][2]:
+                lived.append((iteration, total, member.gradient_steps, member.score))
     births = history.births()
     replaced = {birth.replaced for birth in births.values()}
     by_id = {
@@ -131,8 +139,9 @@ def read_lives(history: History) -> Lives:
             member_id=member_id,
             slot=birth.slot,
             parent=birth.parents[0] if birth.parents else None,
-            born=born[member_id],
-            start=birth.inherited_steps,
+            born=born[member_id][0],
+            start=born[member_id][1],
+            inherited=birth.inherited_steps,
             values=birth.values,
             replaced=member_id in replaced,
         )
@@ -142,14 +151,17 @@ def read_lives(history: History) -> Lives:
     life = by_id[member_id]
     index = int(np.flatnonzero(life.scores == score)[0])
     line = tuple(history.lineage(member_id))
-    return Lives(by_id, Winner(line, score, int(life.iterations[index]), int(life.steps[index])))
+    when = (int(life.iterations[index]), int(life.steps[index]), int(life.line_steps[index]))
+    return Lives(by_id, Winner(line, score, *when))
 
 
-def _life(points: list[tuple[int, int, float]], **birth: Any) -> Life:
-    raw = np.array([score for _, _, score in points], dtype=np.float64)
+def _life(points: list[tuple[int, int, int, float]], **birth: Any) -> Life:
+    raw = np.array([score for *_, score in points], dtype=np.float64)
+    numbers = np.array([point[:3] for point in points], dtype=np.int64).reshape(-1, 3)
     return Life(
-        iterations=np.array([iteration for iteration, _, _ in points], dtype=np.int64),
-        steps=np.array([steps for _, steps, _ in points], dtype=np.int64),
+        iterations=numbers[:, 0],
+        steps=numbers[:, 1],
+        line_steps=numbers[:, 2],
         scores=np.where(np.isfinite(raw), raw, np.nan),
         **birth,
     )

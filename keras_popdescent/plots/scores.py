@@ -1,4 +1,4 @@
-"""Picture: the scores of all members over the gradient steps of their lines."""
+"""Picture: the scores of all members over the gradient steps of the population."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ OUTLIER_QUANTILE = 0.98
 
 @dataclass(frozen=True)
 class PopulationScores:
-    """What `plot_population_scores` draws; steps are gradient steps of a member's line.
+    """What `plot_population_scores` draws; steps are gradient steps of the population.
 
     Attributes:
         objective: What the scores measure.
         direction: `"min"` or `"max"`.
         population_size: Most members at one time.
         lines: By member, an (iterations, 2) array of (steps, score); NaN where not finite.
-        connections: (births, 2, 2), from (steps, score) of a parent to that of its child's first.
+        connections: (births, 2, 2), from (steps, score) of a parent, when the child's weights were
+            its own, to those of the child's first.
         replaced: (replaced, 2), the last (steps, score) of each member that was replaced.
         not_finite: (count,) steps of the scores that were not finite.
         winner: (iterations, 2), (steps, score) of the best member's ancestors and itself, until it
@@ -99,18 +100,18 @@ def _points(life: Life) -> Floats:
 
 def _connections(lives: Lives) -> Floats:
     pairs = [
-        [(child.start, parent.score_at(child.born)), (child.steps[0], child.scores[0])]
+        [_points(parent)[parent.until(child.inherited)[-1]], _points(child)[0]]
         for parent, child in lives.children
-        if child.steps.size
+        if child.steps.size and parent.until(child.inherited).size
     ]
     return np.array(pairs, dtype=np.float64).reshape(-1, 2, 2)
 
 
 def _winner(lives: Lives) -> Floats:
     line = [lives.by_id[member_id] for member_id in lives.winner.line]
-    ends = [*(child.born for child in line[1:]), lives.winner.iteration]
+    ends = [*(child.inherited for child in line[1:]), lives.winner.line_steps]
     return np.concatenate(
-        [_points(life)[life.iterations <= end] for life, end in zip(line, ends, strict=True)]
+        [_points(life)[life.until(end)] for life, end in zip(line, ends, strict=True)]
     )
 
 
@@ -121,7 +122,7 @@ def _best_so_far(history: History) -> Floats:
     for record in history.iterations():
         scores = np.array([member.score for member in record.members], dtype=np.float64)
         best = better.reduce([best, *scores[np.isfinite(scores)]])
-        points.append((max(member.gradient_steps for member in record.members), best))
+        points.append((record.gradient_steps, best))
     return np.array(points, dtype=np.float64)
 
 
@@ -147,7 +148,7 @@ def score_limits(
 
 
 def plot_population_scores(history: History, ax: Axes | None = None) -> Figure:
-    """Draw the scores of all members over the gradient steps of their lines.
+    """Draw the scores of all members over the gradient steps of the population.
 
     One thin line a member; a fainter one leads from a parent to its child's first score; a cross
     ends a member that was replaced. The bold line is that of the best member and its ancestors, the

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BLACK, GREY, BLUE, VERMILLION, PURPLE = "#000000", "#5f6b76", "#0072B2", "#D55E00", "#CC79A7"
 DPI = 150
-STEPS_LABEL = "gradient steps per member"
+STEPS_LABEL = "gradient steps of all members"
 
 WINNER: dict[str, Any] = {"color": VERMILLION, "linewidth": 2.2, "zorder": 5}
 BEST: dict[str, Any] = {"color": BLACK, "linewidth": 1.3, "linestyle": (0, (4, 2)), "zorder": 6}

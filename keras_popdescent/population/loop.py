@@ -204,8 +204,8 @@ class Loop:
         if focus is not None and not self.executor.focuses:
             self.notes.append("all members train to the end: they take turns in a fixed order")
         elif focus is not None and self._focuses():
-            begin = f"from {focus.begin:.0%} of the search on"
-            self.notes.append(f"{begin} a copy of the best model trains alone, for all")
+            begin = f"from {focus.begin:.0%} of the search on, a copy of the best model"
+            self.notes.append(f"{begin} trains alone, with the steps of all")
         if restore is None:
             self._first_members(setup)
         else:

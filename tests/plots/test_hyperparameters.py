@@ -30,27 +30,27 @@ def one_iteration(*values: dict) -> History:
 
 def test_a_value_holds_from_birth_to_replacement(history):
     assert hyperparameter_paths_data(history, LEARNING_RATE).lives.tolist() == [
-        [[0, 0.1], [20, 0.1]],
-        [[0, 0.01], [30, 0.01]],
-        [[0, 0.5], [10, 0.5]],
-        [[10, 0.02], [30, 0.02]],
-        [[20, 0.04], [30, 0.04]],
+        [[0, 0.1], [60, 0.1]],
+        [[0, 0.01], [90, 0.01]],
+        [[0, 0.5], [30, 0.5]],
+        [[30, 0.02], [90, 0.02]],
+        [[60, 0.04], [90, 0.04]],
     ]
 
 
 def test_jumps_lead_from_the_parents_value_to_the_childs(history):
     assert hyperparameter_paths_data(history, LEARNING_RATE).jumps.tolist() == [
-        [[10, 0.01], [10, 0.02]],
-        [[20, 0.02], [20, 0.04]],
+        [[30, 0.01], [30, 0.02]],
+        [[60, 0.02], [60, 0.04]],
     ]
 
 
 def test_the_winners_path_is_its_schedule(history):
     data = hyperparameter_paths_data(history, LEARNING_RATE)
-    assert data.winner.tolist() == [[0, 0.01], [10, 0.02], [20, 0.04], [30, 0.04]]
+    assert data.winner.tolist() == [[0, 0.01], [30, 0.02], [60, 0.04], [90, 0.04]]
     member_id, _ = history.best()
     path = history.schedule(member_id).path(LEARNING_RATE)
-    assert data.winner.tolist() == [list(point) for point in path]
+    assert data.winner[:, 1].tolist() == [value for _, value in path]
 
 
 def test_texts_are_levels_with_slots_apart(history):
@@ -126,7 +126,7 @@ def test_draws_numbers(history, find):
     assert ax.get_ylabel() == "learning rate"
     assert ax.get_yscale() == "log"
     assert len(find(ax, "a member").get_segments()) == 5
-    assert find(ax, "born").get_xydata().tolist() == [[10, 0.02], [20, 0.04]]
+    assert find(ax, "born").get_xydata().tolist() == [[30, 0.02], [60, 0.04]]
     assert find(ax, "the winner's line").get_drawstyle() == "steps-post"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -43,11 +44,21 @@ def test_the_winners_way(history):
 
 def test_training_after_the_last_iteration_is_one_more(history):
     last = history.records[-1]
-    closing = IterationRecord(last.iteration, 120, 4.0, last.members, closing=True)
+    members = tuple(replace(member, gradient_steps=40) for member in last.members)
+    closing = IterationRecord(last.iteration, 120, 4.0, members, closing=True)
     history.append(closing)
     data = lineage_data(history)
     assert data.bars[:, 1, 0].max() == 4
     assert len(data.bars) == 12
+
+
+def test_who_does_not_train_has_no_bar(history):
+    last = history.records[-1]
+    first, *others = last.members
+    members = (replace(first, gradient_steps=60, score=0.3), *others)
+    history.append(IterationRecord(4, 120, 4.0, members))
+    data = lineage_data(history)
+    assert [slot for iteration, slot in data.bars[:, 1].tolist() if iteration == 4] == [first.slot]
 
 
 def test_a_history_without_replacements_has_no_links(history):

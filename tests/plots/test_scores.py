@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from keras_popdescent.history import BirthRecord, IterationRecord
 from keras_popdescent.plots import plot_population_scores, population_scores_data
 from keras_popdescent.plots.scores import score_limits
 
@@ -15,47 +17,61 @@ from keras_popdescent.plots.scores import score_limits
 def test_lines_are_the_scores_of_each_member(history):
     data = population_scores_data(history)
     assert [line.tolist() for line in data.lines[:2]] == [
-        [[10, 3.0], [20, 2.5]],
-        [[10, 2.0], [20, 1.0], [30, 0.9]],
+        [[30, 3.0], [60, 2.5]],
+        [[30, 2.0], [60, 1.0], [90, 0.9]],
     ]
-    assert_array_equal(data.lines[2], [[10, math.nan]])
-    assert data.lines[3].tolist() == [[20, 0.5], [30, 0.6]]
-    assert data.lines[4].tolist() == [[30, 0.4]]
+    assert_array_equal(data.lines[2], [[30, math.nan]])
+    assert data.lines[3].tolist() == [[60, 0.5], [90, 0.6]]
+    assert data.lines[4].tolist() == [[90, 0.4]]
     assert data.population_size == 3
 
 
 def test_connections_lead_from_the_parent_to_the_first_score_of_the_child(history):
     data = population_scores_data(history)
-    assert data.connections.tolist() == [[[10, 2.0], [20, 0.5]], [[20, 0.5], [30, 0.4]]]
+    assert data.connections.tolist() == [[[30, 2.0], [60, 0.5]], [[60, 0.5], [90, 0.4]]]
 
 
 def test_crosses_are_at_the_last_scores_of_those_replaced(history):
-    assert_array_equal(population_scores_data(history).replaced, [[20, 2.5], [10, math.nan]])
+    assert_array_equal(population_scores_data(history).replaced, [[60, 2.5], [30, math.nan]])
 
 
 def test_the_winner_goes_through_its_ancestors(history):
-    assert population_scores_data(history).winner.tolist() == [[10, 2.0], [20, 0.5], [30, 0.4]]
+    assert population_scores_data(history).winner.tolist() == [[30, 2.0], [60, 0.5], [90, 0.4]]
 
 
 def test_the_winner_ends_at_its_best_score(make_history):
     history = make_history([[3.0, 2.0, 2.5], [2.5, 1.0, 0.3], [0.4, 0.9, 0.6]])
-    assert population_scores_data(history).winner.tolist() == [[10, 2.0], [20, 0.3]]
+    assert population_scores_data(history).winner.tolist() == [[30, 2.0], [60, 0.3]]
+
+
+def test_a_child_of_an_earlier_moment_goes_on_from_there(history):
+    """As a copy of the best model ever seen does: its parent had lived on meanwhile."""
+    last = history.records[-1]
+    copy = BirthRecord(0, 5, (1,), dict(last.members[1].values), inherited_steps=20, replaced=4)
+    history.records[-1] = replace(last, births=(copy,))
+    child = replace(last.members[0], member_id=5, gradient_steps=50, score=0.2)
+    history.append(IterationRecord(4, 120, 4.0, (child, *last.members[1:])))
+    data = population_scores_data(history)
+    assert data.winner.tolist() == [[30, 2.0], [60, 1.0], [120, 0.2]]
+    assert data.connections[-1].tolist() == [[60, 1.0], [120, 0.2]]
+    # The others have no score of their own any more.
+    assert data.lines[1].tolist() == [[30, 2.0], [60, 1.0], [90, 0.9]]
 
 
 def test_the_best_so_far_never_gets_worse(make_history):
     history = make_history([[3.0, 2.0, 2.5], [2.5, 2.2, 2.1], [1.0, 2.0, math.inf]])
-    assert population_scores_data(history).best.tolist() == [[10, 2.0], [20, 2.0], [30, 1.0]]
+    assert population_scores_data(history).best.tolist() == [[30, 2.0], [60, 2.0], [90, 1.0]]
 
 
 def test_the_best_so_far_is_unknown_before_the_first_finite_score(make_history):
     history = make_history([[math.nan] * 3, [2.5, 2.2, 2.1], [1.0, 2.0, 3.0]])
-    assert_array_equal(population_scores_data(history).best, [[10, math.nan], [20, 2.1], [30, 1.0]])
+    assert_array_equal(population_scores_data(history).best, [[30, math.nan], [60, 2.1], [90, 1.0]])
 
 
 def test_scores_to_maximise(rates):
     data = population_scores_data(rates)
-    assert_allclose(data.best, [[10, 0.5], [20, 0.875], [30, 0.9]])
-    assert_allclose(data.winner, [[10, 0.5], [20, 0.875], [30, 0.9]])
+    assert_allclose(data.best, [[30, 0.5], [60, 0.875], [90, 0.9]])
+    assert_allclose(data.winner, [[30, 0.5], [60, 0.875], [90, 0.9]])
     assert not data.log
     assert_allclose(data.limits, (0.25, 0.9))
 
@@ -63,9 +79,9 @@ def test_scores_to_maximise(rates):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_a_gap_and_is_counted(make_history, bad):
     data = population_scores_data(make_history([[3.0, bad, bad], [2.5, 1.0, 0.5], [0.4, 0.9, bad]]))
-    assert data.not_finite.tolist() == [10, 10, 30]
+    assert data.not_finite.tolist() == [30, 30, 90]
     assert math.isnan(data.lines[1][0, 1])
-    assert_array_equal(data.connections[0], [[10, math.nan], [20, 0.5]])
+    assert_array_equal(data.connections[0], [[30, math.nan], [60, 0.5]])
 
 
 @pytest.mark.parametrize(("last", "log"), [(0.4, True), (0.7, False), (0.0, False), (-1.0, False)])
@@ -102,13 +118,13 @@ def test_draws_every_member_and_the_winner(history, find):
     figure = plot_population_scores(history)
     (ax,) = figure.axes
     assert len(find(ax, "a member").get_segments()) == 5
-    assert find(ax, "the winner's line").get_xydata().tolist() == [[10, 2.0], [20, 0.5], [30, 0.4]]
+    assert find(ax, "the winner's line").get_xydata().tolist() == [[30, 2.0], [60, 0.5], [90, 0.4]]
     assert find(ax, "best so far").get_linestyle() == "--"
-    assert find(ax, "best score").get_xydata().tolist() == [[30, 0.4]]
+    assert find(ax, "best score").get_xydata().tolist() == [[90, 0.4]]
     assert find(ax, "replaced").get_marker() == "x"
     assert ax.get_yscale() == "log"
     assert ax.get_ylabel() == "loss"
-    assert ax.get_xlabel() == "gradient steps per member"
+    assert ax.get_xlabel() == "gradient steps of all members"
     low, high = ax.get_ylim()
     assert low < 0.4 and high > 3.0
 
@@ -116,7 +132,7 @@ def test_draws_every_member_and_the_winner(history, find):
 def test_marks_what_is_not_finite_at_the_edge_of_the_worse(history, rates, find):
     for drawn, edge in ((history, 1.0), (rates, 0.0)):
         (ax,) = plot_population_scores(drawn).axes
-        assert find(ax, "not finite: 1").get_xydata().tolist() == [[10, edge]]
+        assert find(ax, "not finite: 1").get_xydata().tolist() == [[30, edge]]
 
 
 def test_the_legend_names_each_mark_once(history):

@@ -44,7 +44,7 @@ PICTURES = {**DRAW, "search": plot_search}
 def test_a_panel_for_the_scores_and_one_for_each_numeric_hyperparameter(history):
     figure = plot_search(history)
     assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "learning rate", "dropout", "units"]
-    assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "", "gradient steps per member"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "", "gradient steps of all members"]
     assert len({ax.get_xlim() for ax in figure.axes}) == 1
 
 
