@@ -175,7 +175,7 @@ RECORDS = {
         "regularization": st.sampled_from(["first", "all", "unused"]),
     },
     Annealing: {"floor": st.floats(0.0, 1.0), "begin": st.floats(0.0, 0.9)},
-    Focus: {"begin": st.floats(0.0, 1.0)},
+    Focus: {"begin": st.floats(0.0, 1.0), "patience": st.none() | st.integers(1, 9)},
     ESGD: {
         "num_offspring": WHOLE,
         "num_parents": WHOLE,

@@ -47,6 +47,12 @@ class TestTasks:
         assert [len(part) for part in parts[:2]] == [500, 250]
         assert len(parts[2]) > 1000
 
+    @pytest.mark.parametrize("make", [tasks.digits, tasks.friedman])
+    def test_a_seed_has_a_split_of_its_own(self, make):
+        first, again, other = (make(seed).validation[0] for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert np.mean(first == other) < 0.9
+
     def test_a_regression_is_judged_by_its_squared_error(self):
         task = tasks.tiny(tasks.friedman())
         model = task.build(task.middle)
@@ -128,9 +134,9 @@ class TestRunning:
 
     def test_what_is_done_is_not_done_again(self, searches, task, tmp_path):
         search, calls = searches
-        command.run(command.Results(tmp_path), [task], search, {}, 2)
+        command.run(command.Results(tmp_path), [lambda seed: task], search, {}, 2)
         again = command.Results(tmp_path)
-        command.run(again, [task], search, {"variant": search["one"]}, 3)
+        command.run(again, [lambda seed: task], search, {"variant": search["one"]}, 3)
         assert calls == [0, 1, 0, 1, 2, 2]
         names = [(row["contestant"], row["seed"], row["candidate"]) for row in again.rows]
         assert names == [
@@ -143,7 +149,7 @@ class TestRunning:
 
     def test_nothing_is_written_without_a_folder(self, searches, task):
         results = command.Results(None)
-        command.run(results, [task], searches[0], {}, 1)
+        command.run(results, [lambda seed: task], searches[0], {}, 1)
         row = results.rows[0]
         assert row["gradient_steps"] == row["budget"] == 24
         assert 0.0 <= row["test_accuracy"] <= 1.0

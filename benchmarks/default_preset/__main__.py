@@ -10,7 +10,8 @@ started at will. Candidates for the default are compared on validation only: `--
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -79,7 +80,7 @@ class Results:
 
 def run(
     results: Results,
-    todo: Sequence[Task],
+    todo: Sequence[Callable[[int], Task]],
     searches: Mapping[str, Search],
     variants: Mapping[str, Search],
     seeds: int,
@@ -87,8 +88,9 @@ def run(
     """Run what has no result yet: seed by seed, so that all have as many when it is stopped."""
     everybody = [(name, search, False) for name, search in searches.items()]
     everybody += [(name, search, True) for name, search in variants.items()]
-    for task in todo:
+    for make in todo:
         for seed in range(seeds):
+            task = make(seed)
             for name, search, candidate in everybody:
                 if (task.name, name, seed) in results:
                     continue
@@ -101,12 +103,14 @@ def run(
                 )
 
 
-def load(names: Sequence[str], results: Results) -> list[Task]:
+def load(names: Sequence[str], results: Results) -> list[Callable[[int], Task]]:
     """Return tasks by name; of one whose data cannot be had, a sentence is kept."""
     loaded = []
     for name in names:
+        make = {**tasks.SMALL, **tasks.PAPER}[name]
         try:
-            loaded.append({**tasks.SMALL, **tasks.PAPER}[name]())
+            make(0)
+            loaded.append(make)
         except DatasetUnavailableError as error:
             results.not_run.append(f"{name}: {error}")
     return loaded
@@ -133,10 +137,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         searches = chosen_of(searches, chosen.contestants)
         variants = chosen_of(variants, chosen.contestants)
     if chosen.quick:
-        todo = [tasks.tiny(task) for task in todo]
+        todo = [partial(tiny_of, make) for make in todo]
     run(results, todo, searches, variants, 1 if chosen.quick else chosen.seeds)
     results.save()
     print("\n".join(tables.section(results.rows)))
+
+
+def tiny_of(make: Callable[[int], Task], seed: int) -> Task:
+    """Return a task of seconds."""
+    return tasks.tiny(make(seed))
 
 
 def chosen_of(searches: Mapping[str, Search], parts: Sequence[str]) -> dict[str, Search]:

@@ -13,6 +13,7 @@ from keras_popdescent.strategies import UnitMutation
 
 CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
     "all members to the end": lambda: PopDescent(focus=None),
+    "the best alone to the end": lambda: PopDescent(focus=Focus(0.5, None)),
     "the best alone from three tenths on": lambda: PopDescent(focus=Focus(0.3)),
     "the best alone from seven tenths on": lambda: PopDescent(focus=Focus(0.7)),
     "annealed in the second half": lambda: PopDescent(annealing=Annealing(begin=0.5)),

@@ -18,6 +18,7 @@ from keras_popdescent.operators.fitness import fitness
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.faults import BuildWatch, is_out_of_memory, out_of_memory
+from keras_popdescent.population.focus import FocusPhase
 from keras_popdescent.population.interrupts import deferred_interrupt
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
@@ -158,8 +159,8 @@ class Loop:
         self._steps = 0
         self._began = 0.0
         self._diverged_iterations = 0
-        # The slot of the member that trains on alone, in the strategy's last phase.
-        self._alone: int | None = None
+        # Who trains alone, in the phase that the strategy's focus is.
+        self._phase = FocusPhase()
         self._builds = BuildWatch(settings.max_failed_builds)
 
     def first_values(self, given: Sequence[Values] = ()) -> list[Values]:
@@ -205,7 +206,8 @@ class Loop:
             self.notes.append("all members train to the end: they take turns in a fixed order")
         elif focus is not None and self._focuses():
             begin = f"from {focus.begin:.0%} of the search on, a copy of the best model"
-            self.notes.append(f"{begin} trains alone, with the steps of all")
+            pays = "" if focus.patience is None else ", as long as it gets better"
+            self.notes.append(f"{begin} trains alone, with the steps of all{pays}")
         if restore is None:
             self._first_members(setup)
         else:
@@ -232,7 +234,7 @@ class Loop:
             "batches_done": self.batches_done,
             "rounds_closed": self.rounds_closed,
             "num_born": self._num_born,
-            "alone": self._alone,
+            "focus": asdict(self._phase),
             "gradient_steps": self._steps,
             "diverged_iterations": self._diverged_iterations,
             "failed_builds": self._builds.failures,
@@ -250,7 +252,7 @@ class Loop:
         self.batches_done = int(state["batches_done"])
         self.rounds_closed = int(state["rounds_closed"])
         self._num_born = int(state["num_born"])
-        self._alone = None if state["alone"] is None else int(state["alone"])
+        self._phase = FocusPhase(**state.get("focus", {}))
         self._steps = int(state["gradient_steps"])
         self._diverged_iterations = int(state["diverged_iterations"])
         self._builds.failures = int(state["failed_builds"])
@@ -282,7 +284,7 @@ class Loop:
         )
         self.interrupted = False
         self.rounds_closed = 0
-        self._alone = None
+        self._phase = FocusPhase()
         self._first_iteration = self.iteration
         self._budget_began = time.perf_counter()
         self.observers = list(observers)
@@ -329,15 +331,15 @@ class Loop:
         slots = [member.slot for member in self.members if not member.stopped]
         batches, factor = self.settings.batches_at(self.iteration), self.begin_iteration()
         turns = 1
-        if self._alone is not None:
-            slots, turns = [self._alone], len(slots)
+        if self._phase.slot is not None:
+            slots, turns = [self._phase.slot], len(slots)
         reports = self.executor.advance(slots, turns * batches, rate_factor=factor)
         self.batches_done += batches
         self._heed_limits(reports)
         return self.absorb(reports)
 
     def _focuses(self) -> bool:
-        """Whether the strategy's last phase is one of this search."""
+        """Whether a phase in which one member trains alone belongs to this search."""
         limits = self.settings
         return (
             self.strategy.focus is not None
@@ -391,10 +393,7 @@ class Loop:
         self._take(reports)
         view = self._view()
         records = self._member_records(view, {report.slot: report for report in reports})
-        if self._alone is not None or self._begins_focus():
-            record = self._focus(records)
-        else:
-            record = self._evolve(view, records)
+        record = self._focus(records) if self._is_focused() else self._evolve(view, records)
         self._watch_divergence(view)
         return record
 
@@ -407,35 +406,36 @@ class Loop:
         self._replace([m for m, _ in newborn], lambda: self.executor.apply(offspring))
         return record
 
-    def _begins_focus(self) -> bool:
-        """Whether the strategy's last phase begins with the coming iteration."""
-        focus, births = self.strategy.focus, self.settings.max_births
-        return (
-            focus is not None
-            and self._focuses()
-            and bool(self.kept)
-            and self.iteration < self.settings.iterations
-            and self._progress() >= focus.begin
-            and (births is None or self._num_born < births)
-        )
+    def _is_focused(self) -> bool:
+        """Whether one member trains alone in the coming iteration: begin or end that phase."""
+        focus, phase = self.strategy.focus, self._phase
+        if focus is None or not self.kept or self.iteration >= self.settings.iterations:
+            return phase.slot is not None
+        best = self.kept[0].score
+        if phase.slot is not None:
+            phase.look(self.iteration, best, focus.patience)
+        elif self._focuses() and not phase.over and self._progress() >= focus.begin:
+            phase.begin(self.ranking()[-1].slot, self.iteration, best)
+        return phase.slot is not None
 
     def _focus(self, records: tuple[MemberRecord, ...]) -> IterationRecord:
-        """Record an iteration of the last phase, or the one before it; see that a copy trains."""
-        again = self._alone is not None
-        if self._alone is not None and math.isfinite(_number(self.members[self._alone].score)):
+        """Record an iteration after which one member trains alone; see that there is one."""
+        phase, births = self._phase, self.settings.max_births
+        slot = phase.slot or 0
+        lives = phase.member_id == self.members[slot].member_id
+        if lives and math.isfinite(_number(self.members[slot].score)):
             return self._record(records, ())
-        if not self._begins_focus():
-            self._alone = None
+        if births is not None and self._num_born >= births:
+            phase.end()
             return self._record(records, ())
         best = self.kept[0]
-        if self._alone is None:
-            self._alone = self.ranking()[-1].slot
-        rule: OptimizerState = "inherit" if again else "restart"
-        copy = Offspring(self._alone, (), dict(best.values), optimizer_state=rule)
+        rule: OptimizerState = "inherit" if lives else "restart"
+        copy = Offspring(slot, (), dict(best.values), optimizer_state=rule)
         parent = (best.member_id, best.gradient_steps, best.values)
         member, birth = self._newborn(copy, self._num_born, [parent])
         record = self._record(records, (birth,))
         self._replace([member], lambda: self.executor.revive(copy, best.state))
+        phase.member_id = member.member_id
         return record
 
     def _with_candidates(self, view: PopulationView) -> PopulationView:
@@ -481,8 +481,8 @@ class Loop:
 
     def _view(self) -> PopulationView:
         limit = self.settings.max_births
-        # One birth is for the strategy's last phase.
-        reserved = int(self._focuses())
+        # One birth is for the copy that is to train alone.
+        reserved = int(self._focuses() and not self._phase.over)
         return PopulationView(
             scores=np.array([_number(member.score) for member in self.members]),
             values=[dict(member.values) for member in self.members],
@@ -624,8 +624,8 @@ class Loop:
 
     def _all_stopped(self) -> bool:
         """Whether nobody would train in the coming iteration."""
-        if self._alone is not None:
-            return self.members[self._alone].stopped
+        if self._phase.slot is not None:
+            return self.members[self._phase.slot].stopped
         return all(member.stopped for member in self.members)
 
     def ranking(self) -> list[Member]:

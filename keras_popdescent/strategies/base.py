@@ -178,14 +178,16 @@ class Annealing:
 
 @dataclass(frozen=True)
 class Focus:
-    """A phase at the end of a search in which the best model trains on alone, with all the steps.
+    """A phase of a search in which the best model trains on alone, with all the steps.
 
     A population trains each of its members for a part of the gradient steps only. Where that is too
-    little to train a model out, the steps of the others are worth more in the best one. So nobody
-    is replaced any more from `begin` on, but for the weakest member, once: by a copy of the best
-    model ever seen, as it was then, with its values and a warm restart of its optimizer
-    (`"restart"`, see `Offspring`). In every iteration the copy takes the turns of all members in
-    one go. A copy that diverges is replaced by another, whose optimizer goes on as it was.
+    little to train a model out, the steps of the others are worth more in the best one. So at
+    `begin` the weakest member is replaced by a copy of the best model ever seen, as it was then,
+    with its values and a warm restart of its optimizer (`"restart"`, see `Offspring`). In every
+    iteration the copy takes the turns of all members in one go, and nobody is replaced, for as long
+    as it pays: after `patience` iterations without a better score than the best ever, all train and
+    evolve again until the search ends. A copy that diverges is replaced by another, whose optimizer
+    goes on as it was.
 
     The phase is passed over where nobody may be replaced: in a population of one, with as many
     elites as members, or where no more members may be born.
@@ -193,15 +195,19 @@ class Focus:
     Attributes:
         begin: The progress at which it begins, 0 ... 1, as a part of the iterations (or of the
             time, where that ends the search); after one iteration at the earliest. Defaults to 0.5.
+        patience: After so many iterations in a row that brought nothing better it is over, at least
+            1; None for never. Defaults to 3.
 
     Raises:
         ArgumentError: For a number outside of its range.
     """
 
     begin: float = 0.5
+    patience: int | None = 3
 
     def __post_init__(self) -> None:
         check_number("begin", self.begin, 0.0, none=False)
+        make_whole(self, ["patience"], nullable=["patience"])
         if self.begin > 1.0:
             raise ArgumentError(
                 describe("This phase never begins.", "Expected 0 ... 1.", begin=self.begin)

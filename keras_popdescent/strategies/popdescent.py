@@ -47,7 +47,7 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 # What served best (docs/presets.md).
 DEFAULT_WIDTH = 0.5
 DEFAULT_LEAST = 0.2
-FOCUS = Focus(begin=0.5)
+FOCUS = Focus(begin=0.5, patience=3)
 
 
 class PopDescent(Strategy):
@@ -82,9 +82,9 @@ class PopDescent(Strategy):
         closing: Training after the last iteration. Defaults to none.
         annealing: The factor on all members' learning rates; None for none (the default). It was
             tried in several forms and gave no gain that could be told from noise (docs/presets.md).
-        focus: The phase at the end in which a copy of the best model trains alone, with the steps
-            of all; None for none. Defaults to `Focus(begin=0.5)`: members with a part of the steps
-            each are not trained out.
+        focus: The phase in which a copy of the best model trains alone, with the steps of all, for
+            as long as it gets better; None for none. Defaults to `Focus(begin=0.5, patience=3)`:
+            members with a part of the steps each are not trained out.
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`

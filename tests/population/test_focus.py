@@ -21,16 +21,16 @@ X = RNG.normal(size=(96, 4)).astype("float32")
 Y = (X @ RNG.normal(size=(4, 2))).astype("float32")
 
 
-def focused(begin=0.5, **changes):
+def focused(begin=0.5, patience=None, **changes):
     strategy = FixedStrategy(**changes)
-    strategy.focus = Focus(begin)
+    strategy.focus = Focus(begin, patience)
     return strategy
 
 
-@pytest.mark.parametrize("begin", [-0.1, 1.1, float("nan")])
-def test_a_beginning_outside_of_its_range(begin):
+@pytest.mark.parametrize("arguments", [(-0.1,), (1.1,), (float("nan"),), (0.5, 0), (0.5, 1.5)])
+def test_numbers_outside_of_their_range(arguments):
     with pytest.raises(ArgumentError):
-        Focus(begin)
+        Focus(*arguments)
 
 
 def turns(loop):
@@ -76,7 +76,7 @@ class TestLoop:
         assert [(s.member_id, s.start, s.stop) for s in schedule] == [(1, 0, 4), (3, 4, 4 + 2 * 8)]
 
     def test_nobody_else_is_born_in_the_phase(self):
-        loop = scripted(PopDescent(focus=Focus(0.5)), [[3.0, 1.0, 2.0]], 6, num_elites=1)
+        loop = scripted(PopDescent(focus=Focus(0.5, None)), [[3.0, 1.0, 2.0]], 6, num_elites=1)
         loop.run()
         births = [len(record.births) for record in loop.history.iterations()]
         assert births == [2, 2, 1, 0, 0, 0]
@@ -105,6 +105,30 @@ class TestLoop:
         loop.run()
         births = [len(record.births) for record in loop.history.iterations()]
         assert births == [2, 0, 1, 0, 0, 0]
+
+    @pytest.mark.parametrize(
+        ("later", "alone"),
+        [
+            # Scores of the copy: never better, better once, better each time.
+            ([1.0] * 6, [True, True, False, False, False, False]),
+            ([1.1, 0.9, 1.0, 1.2, 0.9, 0.9], [True, True, True, True, False, False]),
+            ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [True] * 6),
+        ],
+    )
+    def test_it_is_over_where_nothing_gets_better(self, later, alone):
+        rows = [[3.0, 1.0]] * 2 + [[score, 1.0] for score in later]
+        loop = scripted(focused(begin=0.25, patience=2), rows, 8)
+        loop.run()
+        expected = [([0], 8) if is_alone else ([0, 1], 4) for is_alone in alone]
+        assert turns(loop)[2:] == expected
+        assert loop.history.gradient_steps == 8 * 2 * 4
+
+    def test_after_it_members_are_replaced_again(self):
+        loop = scripted(PopDescent(focus=Focus(0.5, 1)), [[3.0, 1.0, 2.0]], 6, num_elites=1)
+        loop.run()
+        births = [len(record.births) for record in loop.history.iterations()]
+        assert births == [2, 2, 1, 2, 2, 0]
+        assert [len(slots) for slots, _ in turns(loop)] == [3, 3, 3, 1, 3, 3]
 
     def test_a_copy_that_diverges_is_replaced_by_another(self):
         rows = [[3.0, 1.0], [3.0, 1.0], [math.nan, 1.0], [0.5, 1.0]]
@@ -141,7 +165,7 @@ class TestLoop:
         assert turns(loop) == [([0, 1], 4)] * 4
 
     def test_presets_of_the_paper_have_none(self):
-        assert PopDescent().focus == Focus(0.5)
+        assert PopDescent().focus == Focus(0.5, 3) == Focus()
         assert PopDescent.paper().focus is None
         assert PopDescent.reference().focus is None
 
@@ -182,7 +206,7 @@ class TestModels:
 
     def test_the_best_goes_on_with_the_steps_of_all(self):
         population = self.fit(
-            Population.from_model(build, 3, seed=1, strategy=PopDescent(focus=Focus()))
+            Population.from_model(build, 3, seed=1, strategy=PopDescent(focus=Focus(0.5, None)))
         )
         assert population.history.gradient_steps == 6 * 3 * 3
         last = population.history.records[-1].members
