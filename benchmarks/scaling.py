@@ -25,7 +25,7 @@ from benchmarks import models, records
 from benchmarks.overhead import BATCH_SIZE, bare_steps
 from benchmarks.report import section
 from benchmarks.timing import WARM_UP, Turns
-from keras_popdescent import Observer, Population
+from keras_popdescent import Observer, PopDescent, Population
 from reproduce import networks
 
 SIZES = (1, 2, 5, 10, 25, 50, 100)
@@ -78,7 +78,14 @@ def measure(point: Point) -> records.Record:
     rng = np.random.default_rng(0)
     x = rng.random((BATCH_SIZE * max(point.batches, point.size), *shape), dtype=np.float32)
     y = rng.integers(0, 10, len(x))
-    population = Population.from_model(build, point.size, seed=0, executor=point.executor)
+    population = Population.from_model(
+        build,
+        point.size,
+        seed=0,
+        executor=point.executor,
+        # Every iteration is one of all members.
+        strategy=PopDescent(focus=None),
+    )
 
     def train(iterations: int, observers: Sequence[Observer] = ()) -> None:
         population.fit(

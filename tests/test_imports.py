@@ -33,7 +33,7 @@ ALLOWED = {
               "testing/"),
     "keras_tuner": ("tuners/", "hyperparameters/space.py"),
     "tensorflow": ("executors/stepping/tensorflow.py", "population/live_model.py",
-                   "population/variables.py",
+                   "population/variables.py", "hyperparameters/numbers.py",
                    "population/determinism.py"),
     "jax": ("executors/stepping/jax.py", "executors/vectorized.py"),
     "ray": ("executors/ray.py",),

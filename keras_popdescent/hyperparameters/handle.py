@@ -10,6 +10,7 @@ import keras
 from keras_popdescent.errors import BindingError, describe
 from keras_popdescent.hyperparameters import _keras_internals
 from keras_popdescent.hyperparameters.live_scalar import LiveScalar
+from keras_popdescent.hyperparameters.numbers import write_number
 
 
 class Handle(ABC):
@@ -71,7 +72,7 @@ class Handle(ABC):
                     value=value,
                 )
             )
-        self.scalar.variable.assign(value)
+        write_number(self.scalar.variable, value)
 
     def hide(self, model: keras.Model) -> None:
         """Put the current value into the model as a plain number, for a while.
@@ -89,7 +90,7 @@ class Handle(ABC):
         if self.scalar is not None:
             found = self._installed()
             if found is not None and found != self._hidden:
-                self.scalar.variable.assign(found)
+                write_number(self.scalar.variable, found)
             if self.in_model:
                 _keras_internals.track(model, self.scalar.variable)
             self._install(model, self.scalar)

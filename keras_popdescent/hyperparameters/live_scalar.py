@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.hyperparameters.numbers import read_number
+
 
 class LiveScalar:
     """Float-like view of a scalar variable.
@@ -51,7 +53,7 @@ class LiveScalar:
 
     def read(self) -> float:
         """Return the current value as a Python number; not inside a traced step."""
-        return float(keras.ops.convert_to_numpy(self.variable))
+        return read_number(self.variable)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         tensor = self.tensor()

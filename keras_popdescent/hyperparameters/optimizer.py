@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_popdescent.hyperparameters import _keras_internals
 from keras_popdescent.hyperparameters.handle import AttributeHandle, Handle
+from keras_popdescent.hyperparameters.numbers import read_number, write_number
 
 _SCALARS = ("momentum", "beta_1", "beta_2", "rho")
 _SCALES = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
@@ -36,10 +37,17 @@ class LearningRateHandle(Handle):
         self.attached = False
 
     def read(self) -> float:
+        setting = self.target
+        if isinstance(setting, keras.Variable):
+            return _shortest(read_number(setting))
         return _number(self.optimizer.learning_rate)
 
     def write(self, value: float) -> None:
-        self.optimizer.learning_rate = value
+        setting = self.target
+        if isinstance(setting, keras.Variable):
+            write_number(setting, value)
+        else:
+            self.optimizer.learning_rate = value
 
     @property
     def target(self) -> keras.Variable | None:
@@ -180,8 +188,12 @@ def _is_scale(optimizer: Any, name: str) -> bool:
 
 
 def _number(value: Any) -> float:
+    return _shortest(float(keras.ops.convert_to_numpy(value)))
+
+
+def _shortest(number: float) -> float:
     """Return the shortest number that is the same in float32: 0.001, not 0.0010000000475."""
-    return float(str(np.float32(keras.ops.convert_to_numpy(value))))
+    return float(str(np.float32(number)))
 
 
 def _optimizer_variable(optimizer: Any, value: float, name: str) -> keras.Variable:
