@@ -193,8 +193,8 @@ def main(arguments: list[str] | None = None) -> None:
 def shortened(case: Case) -> Case:
     """Return a convolutional network's case with an eighth of the steps and of what is scored.
 
-    Its ratios are the same. On JAX such a network trains in calls of one step on a CPU, so that no
-    part of an iteration is there once for many steps; and a step takes several times as long.
+    On JAX a step of such a network takes several times as long on a CPU. What an iteration has once
+    for each member weighs eight times as much then, so the ratio is an upper bound.
     """
     if case.target != CONV:
         return case
