@@ -43,7 +43,7 @@ PYTEST = PYTHONSAFEPATH=1 CUDA_VISIBLE_DEVICES=$(CUDA_VISIBLE_DEVICES) $(BIN)/py
 .DEFAULT_GOAL := help
 # Checks run in the order in which they are listed, and pytest's closing line is the last.
 .NOTPARALLEL:
-.PHONY: help demo test check lint types test-jax test-tensorflow format notebooks bench \
+.PHONY: help demo test check lint types test-jax test-tensorflow test-torch format notebooks bench \
 	install package lock clean
 
 help: ## list the commands
@@ -69,6 +69,12 @@ test-jax: package ## the tests marked `backend`, on JAX
 
 test-tensorflow: package ## all tests, on TensorFlow
 	KERAS_BACKEND=tensorflow $(PYTEST)
+
+# Not part of `make test`: PyTorch is several GB where pip finds a build with CUDA.
+TORCH ?= torch>=2.4
+test-torch: package ## the tests marked `backend`, on PyTorch, installed where it is missing (TORCH=torch==2.13.0 chooses)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install '$(TORCH)'
+	KERAS_BACKEND=torch $(PYTEST) -m backend
 
 format: $(STAMP) ## format, and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import keras_popdescent
 
@@ -36,6 +40,7 @@ ALLOWED = {
                    "population/variables.py", "hyperparameters/numbers.py",
                    "population/determinism.py"),
     "jax": ("executors/stepping/jax.py", "executors/vectorized.py"),
+    "torch": ("executors/stepping/torch.py",),
     "ray": ("executors/ray.py",),
     "rich": ("callbacks/progress/",),
     "IPython": ("callbacks/progress/notebook.py",),
@@ -46,6 +51,7 @@ ALLOWED = {
 AT_TOP_OF = {
     "tensorflow": {"executors/stepping/tensorflow.py"},
     "jax": {"executors/stepping/jax.py", "executors/vectorized.py"},
+    "torch": {"executors/stepping/torch.py"},
     "ray": {"executors/ray.py"},
     "matplotlib": {"plots/_figure.py"},
     "IPython": set(),
@@ -196,6 +202,40 @@ def test_the_tuner_is_imported_without_tensorboard(tmp_path):
         "keras_popdescent.PopDescentTuner; assert 'keras_tuner' in sys.modules"
     )
     run_without(["tensorboard", "matplotlib", "pandas"], statement, "tensorflow", tmp_path)
+
+
+def needed_by(*distributions: str) -> set[str]:
+    """Return distributions with all that they say they need, without extras."""
+    found: set[str] = set()
+    todo = list(distributions)
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # of another platform, say
+            continue
+        requirements = map(Requirement, lines)
+        todo += [r.name for r in requirements if not r.marker or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.mark.slow
+def test_the_tuner_needs_nothing_that_is_not_declared(tmp_path):
+    """KerasTuner imports what it does not declare; TensorFlow happens to bring it."""
+    pytest.importorskip("jax")
+    declared = needed_by("keras-popdescent", "jax")
+    others = [
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if not declared & set(map(canonicalize_name, owners))
+    ]
+    assert "tensorflow" in others or importlib.util.find_spec("tensorflow") is None
+    run_without(
+        others, "import keras_popdescent; keras_popdescent.PopDescentTuner", "jax", tmp_path
+    )
 
 
 def test_an_unknown_name():

@@ -45,7 +45,7 @@ class Handle(ABC):
         """Make the scalar live in this model; it keeps its value."""
         if self.scalar is None:
             self.scalar = LiveScalar(self._make_variable(model))
-            self._install(model, self.scalar)
+            self._place(model, self.scalar)
 
     def detach(self, model: keras.Model) -> None:
         """Put a plain number, the current one, back into the model."""
@@ -93,7 +93,13 @@ class Handle(ABC):
                 write_number(self.scalar.variable, found)
             if self.in_model:
                 _keras_internals.track(model, self.scalar.variable)
-            self._install(model, self.scalar)
+            self._place(model, self.scalar)
+
+    def follow(self, model: keras.Model) -> None:  # noqa: B027
+        """See that the train step uses what was put into the variable by somebody else.
+
+        There is nothing to do where the step reads the variable.
+        """
 
     def _installed(self) -> float | None:
         """Return the plain number that is in the model now, None where it cannot be told."""
@@ -130,6 +136,10 @@ class Handle(ABC):
     def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
         _keras_internals.untrack(model, variable)
 
+    def _place(self, model: keras.Model, scalar: LiveScalar) -> None:
+        """Put what is live into the model."""
+        self._install(model, scalar)
+
     @abstractmethod
     def _install(self, model: keras.Model, scalar: Any) -> None:
         """Put a `LiveScalar` or a number where the train step reads it."""
@@ -144,10 +154,32 @@ class AttributeHandle(Handle):
         attribute: The attribute's name.
     """
 
+    # Whether PyTorch takes a number only. Its steps are not traced and read numbers anew each time,
+    # so that there the variable's value stands in the model, and follows the variable.
+    number_on_torch: bool = False
+
     def __init__(self, path: str, owner: Any, attribute: str) -> None:
         super().__init__(path, float(getattr(owner, attribute)))
         self.owner = owner
         self.attribute = attribute
+        self._as_number = self.number_on_torch and keras.backend.backend() == "torch"
+
+    def read(self) -> float:
+        if self._as_number and self.scalar is not None:
+            return float(getattr(self.owner, self.attribute))
+        return super().read()
+
+    def write(self, value: float) -> None:
+        super().write(value)
+        if self._as_number and self.scalar is not None:
+            setattr(self.owner, self.attribute, self.scalar.read())
+
+    def follow(self, model: keras.Model) -> None:
+        if self._as_number and self.scalar is not None:
+            self._place(model, self.scalar)
+
+    def _place(self, model: keras.Model, scalar: LiveScalar) -> None:
+        self._install(model, scalar.read() if self._as_number else scalar)
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
         setattr(self.owner, self.attribute, scalar)

@@ -41,6 +41,8 @@ class RegularizerHandle(AttributeHandle):
 class NoiseHandle(AttributeHandle):
     """The rate of a dropout layer, or the standard deviation of a noise layer."""
 
+    number_on_torch = True
+
     def _install(self, model: keras.Model, scalar: Any) -> None:
         super()._install(model, scalar)
         layer = self.owner

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_popdescent.hyperparameters.numbers import read_number
+from keras_popdescent.hyperparameters.numbers import read_number, shortest
 
 
 class LiveScalar:
@@ -53,7 +53,7 @@ class LiveScalar:
 
     def read(self) -> float:
         """Return the current value as a Python number; not inside a traced step."""
-        return read_number(self.variable)
+        return shortest(read_number(self.variable))
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         tensor = self.tensor()

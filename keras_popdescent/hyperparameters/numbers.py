@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 
 def read_number(variable: keras.Variable) -> float:
@@ -26,3 +27,8 @@ def write_number(variable: keras.Variable, value: float) -> None:
         tf.raw_ops.AssignVariableOp(resource=held.handle, value=number)
     else:
         variable.assign(value)
+
+
+def shortest(number: float) -> float:
+    """Return the shortest number that is the same in float32: 0.001, not 0.0010000000475."""
+    return float(str(np.float32(number)))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_popdescent.hyperparameters import _keras_internals
 from keras_popdescent.hyperparameters.handle import AttributeHandle, Handle
-from keras_popdescent.hyperparameters.numbers import read_number, write_number
+from keras_popdescent.hyperparameters.numbers import read_number, shortest, write_number
 
 _SCALARS = ("momentum", "beta_1", "beta_2", "rho")
 _SCALES = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
@@ -39,7 +38,7 @@ class LearningRateHandle(Handle):
     def read(self) -> float:
         setting = self.target
         if isinstance(setting, keras.Variable):
-            return _shortest(read_number(setting))
+            return shortest(read_number(setting))
         return _number(self.optimizer.learning_rate)
 
     def write(self, value: float) -> None:
@@ -116,10 +115,11 @@ class OptimizerHandle(AttributeHandle):
     """A Python number that the update rule reads."""
 
     in_model = False
+    number_on_torch = True
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
         super()._install(model, scalar)
-        if self.attribute == "momentum" and scalar != 0.0:
+        if self.attribute == "momentum" and (scalar != 0.0 or self.scalar is not None):
             _keras_internals.add_momentum_slots(self.owner)
 
     def _make_variable(self, model: keras.Model) -> keras.Variable:
@@ -188,12 +188,7 @@ def _is_scale(optimizer: Any, name: str) -> bool:
 
 
 def _number(value: Any) -> float:
-    return _shortest(float(keras.ops.convert_to_numpy(value)))
-
-
-def _shortest(number: float) -> float:
-    """Return the shortest number that is the same in float32: 0.001, not 0.0010000000475."""
-    return float(str(np.float32(number)))
+    return shortest(float(keras.ops.convert_to_numpy(value)))
 
 
 def _optimizer_variable(optimizer: Any, value: float, name: str) -> keras.Variable:

@@ -62,6 +62,7 @@ class LiveModel:
         # After the bindings: a live momentum needs its slots even where it starts at 0.
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        self._follow()
         self._index_variables()
         self._read, self._write = swap_functions(
             [*self.weight_variables, *self.optimizer_variables]
@@ -129,6 +130,11 @@ class LiveModel:
     def write_variables(self, tensors: Sequence[Any]) -> None:
         """Assign all variables, in the order of `read_variables`."""
         self._write([keras.ops.copy(t) for t in tensors] if self._donated else tensors)
+        self._follow()
+
+    def _follow(self) -> None:
+        for handle in self.handles:
+            handle.follow(self.model)
 
     def write_values(self, values: Values) -> None:
         """Write hyperparameter values and read them back.
@@ -257,11 +263,12 @@ def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
     """
     keep_shared_arrays(model)
     try:
-        if keras.backend.backend() == "tensorflow":
-            # Eager, so that nothing is traced or compiled for it.
-            model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
-        else:
+        if keras.backend.backend() == "jax":
             model.test_on_batch(*batch)
+        else:
+            # Eager, so that nothing is traced or compiled for it. `test_on_batch` on PyTorch would
+            # give the loss the labels as they are, which is not what a step does.
+            model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
     except _data_errors() as error:
         raise DataError(
             describe(
@@ -289,6 +296,8 @@ def keep_shared_arrays(model: keras.Model) -> None:
 def _data_errors() -> tuple[type[Exception], ...]:
     """Return what a model raises that does not take its data."""
     errors = (ValueError, TypeError, KeyError, IndexError)
+    if keras.backend.backend() == "torch":
+        return (*errors, RuntimeError)
     if keras.backend.backend() != "tensorflow":
         return errors
     import tensorflow as tf

@@ -26,8 +26,9 @@ def swap_functions(
 
         if keras.backend.backend() == "torch":
 
-            def read() -> list[Any]:  # torch tensors are views of their variable
-                return [keras.ops.copy(keras.ops.convert_to_tensor(v)) for v in variables]
+            def read() -> list[Any]:  # torch tensors are views of their variable, with its gradient
+                values = map(keras.ops.convert_to_tensor, variables)
+                return [keras.ops.copy(keras.ops.stop_gradient(value)) for value in values]
 
         return read, write
     import tensorflow as tf

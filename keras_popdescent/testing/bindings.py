@@ -163,10 +163,13 @@ class BindingConformance:
             _assert_equal(live, plain, case.tolerance)
 
     def test_writing_does_not_retrace(self, case: BindingCase) -> None:
-        """The step that was traced under the first value serves the second."""
+        """The step that was traced under the first value serves the second.
+
+        PyTorch traces nothing: there every step is a call.
+        """
         before, after = _outcome(case).traces
         assert before > 0
-        assert after == before
+        assert after == (2 * before if keras.backend.backend() == "torch" else before)
 
     def test_detach_leaves_a_plain_model(self, case: BindingCase) -> None:
         """The current value as a number, no variable too many, and it can be saved and loaded."""

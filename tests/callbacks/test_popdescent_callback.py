@@ -106,7 +106,8 @@ def test_custom_train_step_is_traced_once(data):
     fit(model, callback, data)
     births = callback.history.births().values()
     assert len({birth.values["2:Dropout.rate"] for birth in births}) > 3
-    assert model.traces == 1
+    if keras.backend.backend() != "torch":  # which traces nothing
+        assert model.traces == 1
     assert isinstance(model.dropout.rate, float)
     assert model.dropout.rate == pytest.approx(callback.best_values()["2:Dropout.rate"])
 

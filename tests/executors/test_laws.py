@@ -33,7 +33,7 @@ def build(cls=keras.Sequential, optimizer=None, batch_norm=False, dropout=0.2):
         keras.layers.Input((6,)),
         keras.layers.Dense(12, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-2)),
         *([keras.layers.BatchNormalization()] if batch_norm else []),
-        *([keras.layers.Dropout(dropout)] if dropout is not None else []),
+        *([keras.layers.Dropout(dropout, seed=3)] if dropout is not None else []),
         keras.layers.Dense(3),
     ]
     model = cls(layers)
@@ -65,7 +65,8 @@ def test_the_train_step_is_traced_once_for_a_whole_search(data):
         x[:256], y[:256], validation_data=(x[256:], y[256:]), iterations=20,
         batches_per_iteration=4, batch_size=32, verbose=0,
     )  # fmt: skip
-    assert Counting.traces == 1
+    if keras.backend.backend() != "torch":  # which traces nothing
+        assert Counting.traces == 1
     births = history.births().values()
     for name in population.blueprint.space.names():
         assert len({birth.values[name] for birth in births}) > 15

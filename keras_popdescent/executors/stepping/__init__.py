@@ -16,6 +16,10 @@ def make_stepper(model: keras.Model) -> Stepper:
         from keras_popdescent.executors.stepping.jax import JaxStepper
 
         return JaxStepper(model)
+    if backend == "torch" and not model.run_eagerly:
+        from keras_popdescent.executors.stepping.torch import TorchStepper
+
+        return TorchStepper(model)
     from keras_popdescent.executors.stepping.generic import GenericStepper
 
     return GenericStepper(model)
