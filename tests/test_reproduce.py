@@ -560,11 +560,15 @@ class TestReport:
     def test_it_is_written_from_the_results_alone(self, tmp_path, capsys):
         results, output = _made(tmp_path / "results"), tmp_path / "output"
         self.write(results, "figure1_popdescent", 101)
+        self.write(results, "figure1_popdescent", 7)
+        # Table 1's run, whose seed is none of the figure's, has the figure's curve.
+        self.write(results, "table1_fmnist_without_grid_search", 5)
         command.main(["report", "--results", str(results), "--output", str(output)])
         assert capsys.readouterr().out.split() == ["RESULTS.md", "figure1.png"]
         text = (output / "RESULTS.md").read_text("utf-8")
         assert "Population Descent 1" in text and "ESGD 0" in text
-        assert "1 runs, 1.0 hours" in text and "an abacus" in text
+        assert "Basic Grid Search 1, KT RandomSearch 0" in text
+        assert "3 runs, 3.0 hours" in text and "an abacus" in text
         assert (output / "figure1.png").stat().st_size > 20_000
 
     def test_without_results(self, tmp_path):
