@@ -17,8 +17,9 @@ import numpy as np
 
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.budget import Budget
-from keras_popdescent.population.loop import Loop, Observer
+from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.member import Member
+from keras_popdescent.population.observer import Observer
 
 _BATCH_HOOKS = (
     "on_train_batch_begin",

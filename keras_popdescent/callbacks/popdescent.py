@@ -19,7 +19,7 @@ from keras_popdescent.hyperparameters._keras_internals import sync_from_fit
 from keras_popdescent.operators.fitness import Direction
 from keras_popdescent.population.budget import MIN_ITERATIONS, PAPER_BATCHES
 from keras_popdescent.population.executor import Report, Setup
-from keras_popdescent.population.loop import Loop, Settings
+from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.population import (
     check_mutate,
@@ -29,6 +29,7 @@ from keras_popdescent.population.population import (
     scoring_plan,
 )
 from keras_popdescent.population.registry import make_display
+from keras_popdescent.population.settings import Settings
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values

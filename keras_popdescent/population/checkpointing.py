@@ -32,7 +32,8 @@ from keras_popdescent.errors import (
 )
 from keras_popdescent.history import History
 from keras_popdescent.population.budget import Budget
-from keras_popdescent.population.loop import Loop, Settings
+from keras_popdescent.population.loop import Loop
+from keras_popdescent.population.settings import Settings
 from keras_popdescent.population.state import MemberState, to_arrays
 
 _MEGABYTE = 1_000_000

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,94 +15,23 @@ from keras_popdescent.data import SearchData
 from keras_popdescent.errors import DivergedError, ObjectiveError, describe
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
 from keras_popdescent.operators.fitness import fitness
+from keras_popdescent.population.birth import Parent, newborn
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.faults import BuildWatch, is_out_of_memory, out_of_memory
 from keras_popdescent.population.focus import FocusPhase
 from keras_popdescent.population.interrupts import deferred_interrupt
+from keras_popdescent.population.kept import Kept, with_member
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
-from keras_popdescent.population.state import MemberState, from_arrays, to_arrays
+from keras_popdescent.population.observer import Observer
+from keras_popdescent.population.settings import Settings
+from keras_popdescent.population.state import from_arrays, to_arrays
 from keras_popdescent.strategies.base import Offspring, OptimizerState, PopulationView, Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 # A search ends with an error after so many iterations without any finite score.
 MAX_DIVERGED_ITERATIONS = 3
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long and how a search runs.
-
-    Attributes:
-        population_size: Number of members, at least 1.
-        num_elites: Members that stay untouched, 0 ... population_size; the paper's m.
-        iterations: Number of iterations.
-        batches_per_iteration: Batches a member trains on in an iteration.
-        max_births: At most so many members are ever born; None for no limit.
-        num_kept: How many of the best members ever seen are kept.
-        last_batches: Batches of the last iteration, where they are fewer; None for as many.
-        deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
-        max_gradient_steps: No iteration begins after so many of the whole population; None for no
-            end.
-        max_failed_builds: So many members in a row whose model cannot be built end the search; None
-            for no end.
-    """
-
-    population_size: int
-    num_elites: int
-    iterations: int
-    batches_per_iteration: int
-    max_births: int | None = None
-    num_kept: int = 1
-    last_batches: int | None = None
-    deadline: float | None = None
-    max_gradient_steps: int | None = None
-    max_failed_builds: int | None = 3
-
-    def batches_at(self, iteration: int) -> int:
-        """Return the number of batches of an iteration, counted from 0."""
-        if self.last_batches is not None and iteration == self.iterations - 1:
-            return self.last_batches
-        return self.batches_per_iteration
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A member as it was when it scored best.
-
-    Attributes:
-        member_id: The member.
-        score: Its score then.
-        values: Its hyperparameter values.
-        state: Its state then.
-        gradient_steps: Gradient steps of its line then.
-    """
-
-    member_id: int
-    score: float
-    values: Values
-    state: MemberState
-    gradient_steps: int
-
-
-class Observer:
-    """Is told what happens in a search; override what is of interest."""
-
-    def search_begin(self, loop: Loop) -> None:
-        """The first members exist."""
-
-    def births(self, members: Sequence[Member]) -> None:
-        """Members were born."""
-
-    def deaths(self, members: Sequence[Member]) -> None:
-        """Members are about to be replaced; they are still there."""
-
-    def iteration_end(self, record: IterationRecord) -> None:
-        """An iteration was recorded, with the births that follow from it."""
-
-    def search_end(self, loop: Loop) -> None:
-        """The search is over, also where it was interrupted."""
 
 
 class Loop:
@@ -431,7 +360,7 @@ class Loop:
         best = self.kept[0]
         rule: OptimizerState = "inherit" if lives else "restart"
         copy = Offspring(slot, (), dict(best.values), optimizer_state=rule)
-        parent = (best.member_id, best.gradient_steps, best.values)
+        parent = Parent(best.member_id, best.gradient_steps, best.values)
         member, birth = self._newborn(copy, self._num_born, [parent])
         record = self._record(records, (birth,))
         self._replace([member], lambda: self.executor.revive(copy, best.state))
@@ -457,27 +386,9 @@ class Loop:
             self._keep(member)
 
     def _keep(self, member: Member) -> None:
-        """Hold on to a member's state if it is among the best ever, one entry a member."""
-        score = member.score
-        if score is None or not math.isfinite(score):
-            return
-        if member.best_score is not None and not self.objective.better(score, member.best_score):
-            return
-        member.best_score = score
-        others = [kept for kept in self.kept if kept.member_id != member.member_id]
-        full = len(others) >= self.settings.num_kept
-        if full and not self.objective.better(score, others[-1].score):
-            return
-        entry = Kept(
-            member.member_id,
-            score,
-            dict(member.values),
-            self.executor.capture(member.slot),
-            member.gradient_steps,
-        )
-        sign = 1.0 if self.objective.direction == "min" else -1.0
-        ranked = sorted([*others, entry], key=lambda kept: sign * kept.score)
-        self.kept = ranked[: self.settings.num_kept]
+        """Hold on to a member's state if it is among the best ever."""
+        limit, capture = self.settings.num_kept, self.executor.capture
+        self.kept = with_member(self.kept, member, self.objective, limit, capture)
 
     def _view(self) -> PopulationView:
         limit = self.settings.max_births
@@ -525,43 +436,14 @@ class Loop:
     def _child(self, child: Offspring, member_id: int) -> tuple[Member, BirthRecord]:
         """Return the member that a child of living members will be, and the record of its birth."""
         members = [self.members[slot] for slot in child.parents]
-        parents = [(m.member_id, m.gradient_steps, m.values) for m in members]
+        parents = [Parent(m.member_id, m.gradient_steps, m.values) for m in members]
         return self._newborn(child, member_id, parents)
 
     def _newborn(
-        self, child: Offspring, member_id: int, parents: Sequence[tuple[int, int, Values]]
+        self, child: Offspring, member_id: int, parents: Sequence[Parent]
     ) -> tuple[Member, BirthRecord]:
-        """Return the member that an offspring will be, and the record of its birth.
-
-        Args:
-            child: The offspring.
-            member_id: The number that it gets.
-            parents: Each one's member id, gradient steps and values.
-        """
-        _, steps, values = parents[0]
-        member = Member(
-            member_id=member_id,
-            slot=child.slot,
-            values=dict(child.values),
-            parents=tuple(parent for parent, _, _ in parents),
-            born=self.iteration,
-            inherited_steps=steps,
-            gradient_steps=steps,
-            score=child.score,
-        )
-        birth = BirthRecord(
-            slot=child.slot,
-            member_id=member_id,
-            parents=member.parents,
-            values=dict(child.values),
-            inherited_steps=member.inherited_steps,
-            replaced=self.members[child.slot].member_id,
-            parent_values=dict(values),
-            strength=child.strength,
-            weight_noise=asdict(child.weight_noise),
-            optimizer_state=child.optimizer_state,
-        )
-        return member, birth
+        replaced = self.members[child.slot].member_id
+        return newborn(child, member_id, parents, self.iteration, replaced)
 
     def _replace(self, newborn: Sequence[Member], apply: Callable[[], None]) -> None:
         if not newborn:

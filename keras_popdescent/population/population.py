@@ -26,9 +26,11 @@ from keras_popdescent.population.budget import Budget, plan_budget
 from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
 from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
-from keras_popdescent.population.loop import Loop, Observer, Settings
+from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.objective import Objective, objective_of
+from keras_popdescent.population.observer import Observer
 from keras_popdescent.population.registry import make_display, make_executor
+from keras_popdescent.population.settings import Settings
 from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.base import ScoringPlan, Strategy
 from keras_popdescent.strategies.popdescent import PopDescent

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.executor import Executor
-from keras_popdescent.population.loop import Observer
+from keras_popdescent.population.observer import Observer
 
 # name of an executor -> what makes one
 EXECUTORS: dict[str, Callable[[], Executor]] = {}

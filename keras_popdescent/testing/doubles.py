@@ -15,8 +15,10 @@ from keras_popdescent.hyperparameters import Binding
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Executor, Report, Setup
-from keras_popdescent.population.loop import Loop, Observer, Settings
+from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.objective import Objective, objective_of
+from keras_popdescent.population.observer import Observer
+from keras_popdescent.population.settings import Settings
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.base import (
     ClosingPlan,

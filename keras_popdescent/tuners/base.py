@@ -27,7 +27,7 @@ from keras_popdescent.population.budget import (
 )
 from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
-from keras_popdescent.population.loop import Kept
+from keras_popdescent.population.kept import Kept
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.population import (
     check_initial_names,

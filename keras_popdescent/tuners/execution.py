@@ -23,9 +23,12 @@ from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.budget import Budget, per_execution, share_of_deadline
 from keras_popdescent.population.checkpointing import Checkpoints
 from keras_popdescent.population.executor import Executor, Setup
-from keras_popdescent.population.loop import Kept, Loop, Observer, Settings
+from keras_popdescent.population.kept import Kept
+from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.member import Member
+from keras_popdescent.population.observer import Observer
 from keras_popdescent.population.registry import make_display, make_executor
+from keras_popdescent.population.settings import Settings
 from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.building import check_size, model_size

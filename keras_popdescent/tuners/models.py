@@ -14,7 +14,7 @@ from keras_tuner.engine.trial import Trial
 
 from keras_popdescent.errors import ProjectError, describe
 from keras_popdescent.population.export import build_plain
-from keras_popdescent.population.loop import Kept
+from keras_popdescent.population.kept import Kept
 from keras_popdescent.tuners.resume import tolerant
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from keras_popdescent.callbacks.progress.terminal import TerminalRenderer
 from keras_popdescent.callbacks.progress.tracker import Tracker
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
-from keras_popdescent.population.loop import Settings
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.registry import DISPLAYS
+from keras_popdescent.population.settings import Settings
 from keras_popdescent.strategies.base import ClosingPlan, TrainingPlan
 from keras_popdescent.strategies.space import LogDimension, SearchSpace
 

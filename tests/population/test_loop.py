@@ -17,7 +17,7 @@ from keras_popdescent.history import BirthRecord
 from keras_popdescent.operators import NoiseSpec
 from keras_popdescent.population import Observer
 from keras_popdescent.population.budget import Budget
-from keras_popdescent.population.loop import Kept
+from keras_popdescent.population.kept import Kept
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies import (
     ClosingPlan,

@@ -21,7 +21,8 @@ from keras_popdescent.callbacks.progress.terminal import TerminalRenderer
 from keras_popdescent.callbacks.progress.tracker import Tracker
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.history import IterationRecord
-from keras_popdescent.population.loop import Loop, Observer
+from keras_popdescent.population.loop import Loop
+from keras_popdescent.population.observer import Observer
 from keras_popdescent.population.registry import DISPLAYS
 
 __all__ = ["Progress", "choose_renderer", "make_progress"]
