@@ -39,7 +39,8 @@ ALLOWED = {
     "tensorflow": ("executors/stepping/tensorflow.py", "population/live_model.py",
                    "population/variables.py", "hyperparameters/numbers.py",
                    "population/determinism.py"),
-    "jax": ("executors/stepping/jax.py", "executors/vectorized.py"),
+    "jax": ("executors/stepping/jax.py", "executors/vectorized.py", "executors/engine.py",
+            "executors/stacks.py"),
     "torch": ("executors/stepping/torch.py",),
     "ray": ("executors/ray.py",),
     "rich": ("callbacks/progress/",),
@@ -50,7 +51,12 @@ ALLOWED = {
 # they are used; elsewhere it is imported within functions.
 AT_TOP_OF = {
     "tensorflow": {"executors/stepping/tensorflow.py"},
-    "jax": {"executors/stepping/jax.py", "executors/vectorized.py"},
+    "jax": {
+        "executors/stepping/jax.py",
+        "executors/vectorized.py",
+        "executors/engine.py",
+        "executors/stacks.py",
+    },
     "torch": {"executors/stepping/torch.py"},
     "ray": {"executors/ray.py"},
     "matplotlib": {"plots/_figure.py"},

@@ -45,7 +45,7 @@ def scanning():
                 original = module.jax.default_backend
                 module.jax.default_backend = lambda: "gpu"
                 try:
-                    stage.engine = module._Engine(stage.live)
+                    stage.engine = module.Engine(stage.live)
                 finally:
                     module.jax.default_backend = original
             return stage.engine

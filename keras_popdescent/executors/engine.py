@@ -1,0 +1,272 @@
+"""Training, scoring and replacement of all members of one structure in one call each (JAX)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from keras_popdescent.data.arrays import Indices
+from keras_popdescent.executors.stacks import Stack
+from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.state import MemberState
+from keras_popdescent.strategies.base import Offspring
+
+
+class Engine:
+    """The compiled calls for members of one structure.
+
+    Args:
+        live: The live model whose train step is vectorized.
+    """
+
+    def __init__(self, live: LiveModel) -> None:
+        self._live = live
+        self._model = live.model
+        self.variables = [*live.weight_variables, *live.optimizer_variables]
+        position = {id(variable): index for index, variable in enumerate(self.variables)}
+
+        def positions(group: Sequence[keras.Variable]) -> list[int]:
+            return [position[id(variable)] for variable in group]
+
+        model = live.model
+        # Where Keras's groups of variables are in a stack.
+        self._trainable = positions(model.trainable_variables)
+        self._others = positions(model.non_trainable_variables)
+        self._optimizer = positions(model.optimizer.variables)
+        self._neutral = {
+            position[id(handle.variable)]: handle.neutral
+            for handle in live.handles
+            if handle.neutral is not None
+        }
+        # Which tensors of a member its hyperparameter values are written to.
+        self.written = sorted({position[id(handle.target)] for handle in live.handles})
+        # Which tensor is the learning rate; None where it is a schedule or a function.
+        annealed = live.rate_variable
+        self._rate = None if annealed is None else position[id(annealed)]
+        # XLA's convolutions are slow inside loops on a CPU: there, a call for each batch.
+        self._scans = jax.default_backend() != "cpu"
+        donated = (0,) if self._scans else ()
+        self._train = jax.jit(jax.vmap(self._train_one, (0, 0, None, 0)), donate_argnums=donated)
+        self._test = jax.jit(jax.vmap(self._test_one, (0, 0, None, 0)))
+        self._evolve = jax.jit(
+            self._evolve_all, static_argnames=("kind", "rule"), donate_argnums=donated
+        )
+
+    def train(
+        self, stack: Stack, arrays: Any, rows: list[Indices], rate_factor: float = 1.0
+    ) -> tuple[Stack, Any]:
+        """Train the members of a stack; return it, and each member's logs.
+
+        Args:
+            stack: The members.
+            arrays: Training data on the device.
+            rows: (members, steps, batch) blocks of indices.
+            rate_factor: See `Executor.advance`.
+        """
+        rate = self._rate if rate_factor != 1.0 else None
+        if rate is not None:
+            own = stack[rate]
+            stack = [*stack[:rate], own * np.float32(rate_factor), *stack[rate + 1 :]]
+        metrics, last = self._metrics(len(stack[0])), {}
+        for block in self._blocks(rows):
+            stack, metrics, last = self._train(stack, metrics, arrays, block)
+        if rate is not None:
+            stack = [*stack[:rate], own, *stack[rate + 1 :]]
+        return stack, _logs(last, len(stack[0]))
+
+    def test(self, stack: Stack, arrays: Any, rows: list[Indices]) -> list[dict[str, float]]:
+        """Return what each member reports on its rows, under a common objective."""
+        size = len(stack[0])
+        stack = list(stack)
+        for index, value in self._neutral.items():
+            stack[index] = jnp.full_like(stack[index], value)
+        metrics, last = self._metrics(size), {}
+        for block in self._blocks(rows):
+            metrics, last = self._test(stack, metrics, arrays, block)
+        return _logs(last, size)
+
+    def evolve(
+        self,
+        stack: Stack,
+        fresh: MemberState,
+        offspring: Sequence[Offspring],
+        seeds: Sequence[int],
+    ) -> Stack:
+        """Return the stack after a replacement: one gather, and noise.
+
+        All slots are in the stack, in order; all children have one kind of noise and one rule for
+        the optimizer's state.
+
+        Args:
+            stack: The members.
+            fresh: A state of the structure with an optimizer as just built.
+            offspring: Who is replaced by whom.
+            seeds: Each child's seed, of its dropout layers and the like.
+        """
+        size = len(stack[0])
+        most = max(len(child.parents) for child in offspring)
+        parents = np.tile(np.arange(size, dtype=np.int32)[:, np.newaxis], (1, most))
+        shares = np.zeros((size, most), dtype=np.float32)
+        shares[:, 0] = 1.0
+        child_at = np.zeros(size, dtype=bool)
+        noise_seed, sd, shift = np.zeros(size, np.int64), np.zeros(size), np.zeros(size)
+        dropout_seed = np.zeros((size, len(self._live.seed_indices), 2), dtype=np.int64)
+        for child, seed in zip(offspring, seeds, strict=True):
+            slot, count = child.slot, len(child.parents)
+            parents[slot] = child.parents[0]
+            parents[slot, :count] = child.parents
+            shares[slot] = 0.0
+            shares[slot, :count] = 1.0 / count
+            child_at[slot] = True
+            noise = child.weight_noise
+            noise_seed[slot], sd[slot] = noise.seed, noise.sd
+            if noise.kind == "scalar":
+                shift[slot] = np.random.default_rng(noise.seed).normal(0.0, noise.sd)
+            offsets = np.arange(len(self._live.seed_indices))
+            dropout_seed[slot, :, 0] = (seed + offsets) % 2**31
+        first = offspring[0]
+        kind = "none" if not sd.any() else first.weight_noise.kind
+        return self._evolve(
+            stack,
+            [*fresh.weights, *fresh.optimizer],
+            parents,
+            shares,
+            child_at,
+            noise_seed.astype(np.uint32),
+            np.where(kind == "scalar", shift, sd).astype(np.float32),
+            dropout_seed.astype(np.uint32),
+            kind=kind,
+            rule=first.optimizer_state,
+        )
+
+    def _evolve_all(
+        self,
+        stack: Stack,
+        fresh: Sequence[jax.Array],
+        parents: jax.Array,
+        shares: jax.Array,
+        child_at: jax.Array,
+        noise_seed: jax.Array,
+        amount: jax.Array,
+        dropout_seed: jax.Array,
+        kind: str,
+        rule: str,
+    ) -> Stack:
+        live = self._live
+        trainable = set(live.trainable_indices)
+        num_weights = len(live.weight_variables)
+        # Live scalars are written when the child is first used, as in a member on its own.
+        fresh_ones = set(range(live.num_plain[0], num_weights))
+        fresh_ones |= set(range(num_weights + live.num_plain[1], len(stack)))
+        if rule != "inherit":
+            fresh_ones |= set(range(num_weights, len(stack)))
+        if rule in ("restart", "fresh_slots"):
+            fresh_ones -= {num_weights + index for index in live.step_counter_indices}
+        evolved = []
+        for index, column in enumerate(stack):
+            new = column[parents[:, 0]]
+            if index in trainable and parents.shape[1] > 1:
+                weights = _per_member(shares, column.ndim + 1)
+                new = jnp.sum(column[parents] * weights.astype(column.dtype), axis=1)
+            if index in trainable and kind != "none":
+                position = live.trainable_indices.index(index)
+                new = new + _noise(new, kind, noise_seed, amount, position)
+            elif index in live.seed_indices:
+                new = dropout_seed[:, live.seed_indices.index(index)].astype(column.dtype)
+            elif index in fresh_ones:
+                new = jnp.broadcast_to(fresh[index], column.shape).astype(column.dtype)
+            evolved.append(jnp.where(_per_member(child_at, column.ndim), new, column))
+        return evolved
+
+    def _metrics(self, size: int) -> list[jax.Array]:
+        self._model.reset_metrics()
+        values = [variable.value for variable in self._model.metrics_variables]
+        return [jnp.broadcast_to(value, (size, *value.shape)) for value in values]
+
+    def _blocks(self, rows: list[Indices]) -> Iterator[Indices]:
+        for block in rows:
+            if self._scans:
+                yield block
+            else:
+                yield from (block[:, step : step + 1] for step in range(block.shape[1]))
+
+    def _train_one(
+        self, member: Stack, metrics: list[jax.Array], arrays: Any, rows: jax.Array
+    ) -> tuple[Stack, list[jax.Array], Any]:
+        places = (self._trainable, self._others, self._optimizer)
+        state = tuple([member[index] for index in group] for group in places)
+
+        def step(state: Any, row: jax.Array) -> Any:
+            logs, state = self._model.train_step(state, _gather(arrays, row))
+            return state, logs
+
+        state, logs = _over(step, (*state, metrics), rows, self._scans)
+        changed = list(member)
+        for group, values in zip(places, state, strict=False):
+            for index, value in zip(group, values, strict=True):
+                changed[index] = value
+        return changed, state[-1], logs
+
+    def _test_one(
+        self, member: Stack, metrics: list[jax.Array], arrays: Any, rows: jax.Array
+    ) -> tuple[list[jax.Array], Any]:
+        trainable = [member[index] for index in self._trainable]
+        others = [member[index] for index in self._others]
+
+        def step(state: Any, row: jax.Array) -> Any:
+            logs, state = self._model.test_step(state, _gather(arrays, row))
+            return state, logs
+
+        state, logs = _over(step, (trainable, others, metrics), rows, self._scans)
+        return state[-1], logs
+
+
+def _over(step: Callable[[Any, Any], Any], state: Any, rows: jax.Array, scans: bool) -> Any:
+    """Run a step over rows; return the state, and what the last step reported."""
+    if not scans:
+        return step(state, rows[0])
+    state, logs = jax.lax.scan(step, state, rows)
+    return state, jax.tree_util.tree_map(lambda values: values[-1], logs)
+
+
+def _gather(arrays: Any, row: jax.Array) -> Any:
+    return jax.tree_util.tree_map(lambda array: jnp.take(array, row, axis=0), arrays)
+
+
+def _logs(last: Any, size: int) -> list[dict[str, float]]:
+    """Bring logs to the host, in one transfer, as one dict a member."""
+    flat: dict[str, Any] = {}
+    for name, value in jax.device_get(last).items():
+        flat.update(value if isinstance(value, Mapping) else {name: value})
+    return [
+        {name: float(np.mean(np.asarray(values)[member])) for name, values in flat.items()}
+        for member in range(size)
+    ]
+
+
+def _noise(
+    column: jax.Array, kind: str, seeds: jax.Array, amount: jax.Array, position: int
+) -> jax.Array:
+    """Return noise for (members, ...) weights, the same as a member on its own would get."""
+    per_member = _per_member(amount, column.ndim)
+    if kind == "scalar":
+        return per_member.astype(column.dtype)
+    moved = (seeds + np.uint32(7919 * position)) % np.uint32(2**31)
+    keys = jnp.stack([moved, jnp.zeros_like(moved)], axis=1)
+    draw = jax.vmap(lambda key: jax.random.normal(key, column.shape[1:], "float32"))(keys)
+    if kind == "relative":
+        axes = tuple(range(1, column.ndim))
+        spread = jnp.std(column.astype("float32"), axis=axes)
+        per_member = per_member * _per_member(spread, column.ndim)
+    return (draw * per_member).astype(column.dtype)
+
+
+def _per_member(values: Any, ndim: int) -> jax.Array:
+    """Return values with trailing axes, to be spread over tensors of `ndim` axes."""
+    array = jnp.asarray(values)
+    return array.reshape(array.shape + (1,) * (ndim - array.ndim))
