@@ -150,8 +150,17 @@ def die_at(stage):
     setattr(folder.os, name, deadly)
 
 
-def run(search, directory, stage=None, seconds=None):
-    """Run a search in a process of its own; return what it said last, None if it was killed."""
+def run(search, directory, stage=None, seconds=None, aimed=False):
+    """Run a search in a process of its own; return what it said last, None if it was killed.
+
+    Args:
+        search: Which one.
+        directory: Where its snapshots are.
+        stage: A point of writing a snapshot at which it kills itself.
+        seconds: When it is killed, after it began; None for never.
+        aimed: Whether it is killed in the next snapshot after that: on a busy machine few moments
+            are in the middle of one by chance.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -180,16 +189,23 @@ def run(search, directory, stage=None, seconds=None):
         if seconds is not None:
             select.select([pipe], [], [], 60.0)
             time.sleep(seconds)
+            until = time.perf_counter() + 2.0
+            while aimed and not is_writing(directory) and time.perf_counter() < until:
+                time.sleep(SLOWNESS)
             os.kill(pid, signal.SIGKILL)
         text = pipe.read().decode().removeprefix("began\n")
     _, status = os.waitpid(pid, 0)
     return None if os.WIFSIGNALED(status) else json.loads(text)
 
 
+def is_writing(directory):
+    """Whether a snapshot is half written."""
+    return any(Path(directory).rglob("writing.tmp"))
+
+
 def state_of(directory):
-    """Say where a killed search was: whether a snapshot was half written."""
-    found = [path.name for path in Path(directory).rglob("*")]
-    return "in a snapshot" if "writing.tmp" in found else "between snapshots"
+    """Say where a killed search was."""
+    return "in a snapshot" if is_writing(directory) else "between snapshots"
 
 
 def main(search, where, num_kills, seed):
@@ -212,7 +228,8 @@ def main(search, where, num_kills, seed):
             left = sum(kills.values()) < num_kills
             # No search is killed forever: its moments get later.
             seconds = None if stage or not left else rng.uniform(0.0, 0.35 * whole)
-            result = run(search, directory, stage, seconds)
+            aimed = restarts % 4 == 3
+            result = run(search, directory, stage, seconds, aimed)
             if result is None and stage:
                 stages.pop()  # else the search ended before it came to this point: once more
             if result is None:
