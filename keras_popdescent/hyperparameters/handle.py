@@ -34,6 +34,8 @@ class Handle(ABC):
     probe: tuple[float, float] | None = (0.0, 0.5)
     # Whether the variable is among the model's weights; else the optimizer has it.
     in_model: bool = True
+    # Whether the variable's value stands in the model as a plain number, see `AttributeHandle`.
+    as_number: bool = False
 
     def __init__(self, path: str, static: float) -> None:
         self.path = path
@@ -45,7 +47,7 @@ class Handle(ABC):
         """Make the scalar live in this model; it keeps its value."""
         if self.scalar is None:
             self.scalar = LiveScalar(self._make_variable(model))
-            self._place(model, self.scalar)
+            self.follow(model)
 
     def detach(self, model: keras.Model) -> None:
         """Put a plain number, the current one, back into the model."""
@@ -93,13 +95,15 @@ class Handle(ABC):
                 write_number(self.scalar.variable, found)
             if self.in_model:
                 _keras_internals.track(model, self.scalar.variable)
-            self._place(model, self.scalar)
+            self.follow(model)
 
-    def follow(self, model: keras.Model) -> None:  # noqa: B027
-        """See that the train step uses what was put into the variable by somebody else.
+    def follow(self, model: keras.Model) -> None:
+        """See that the train step uses what is in the variable.
 
-        There is nothing to do where the step reads the variable.
+        Needed again only where a number stands in the model and somebody else wrote the variable.
         """
+        if self.scalar is not None:
+            self._install(model, self.scalar.read() if self.as_number else self.scalar)
 
     def _installed(self) -> float | None:
         """Return the plain number that is in the model now, None where it cannot be told."""
@@ -136,10 +140,6 @@ class Handle(ABC):
     def _drop_variable(self, model: keras.Model, variable: keras.Variable) -> None:
         _keras_internals.untrack(model, variable)
 
-    def _place(self, model: keras.Model, scalar: LiveScalar) -> None:
-        """Put what is live into the model."""
-        self._install(model, scalar)
-
     @abstractmethod
     def _install(self, model: keras.Model, scalar: Any) -> None:
         """Put a `LiveScalar` or a number where the train step reads it."""
@@ -162,24 +162,17 @@ class AttributeHandle(Handle):
         super().__init__(path, float(getattr(owner, attribute)))
         self.owner = owner
         self.attribute = attribute
-        self._as_number = self.number_on_torch and keras.backend.backend() == "torch"
+        self.as_number = self.number_on_torch and keras.backend.backend() == "torch"
 
     def read(self) -> float:
-        if self._as_number and self.scalar is not None:
+        if self.as_number and self.scalar is not None:
             return float(getattr(self.owner, self.attribute))
         return super().read()
 
     def write(self, value: float) -> None:
         super().write(value)
-        if self._as_number and self.scalar is not None:
+        if self.as_number and self.scalar is not None:
             setattr(self.owner, self.attribute, self.scalar.read())
-
-    def follow(self, model: keras.Model) -> None:
-        if self._as_number and self.scalar is not None:
-            self._place(model, self.scalar)
-
-    def _place(self, model: keras.Model, scalar: LiveScalar) -> None:
-        self._install(model, scalar.read() if self._as_number else scalar)
 
     def _install(self, model: keras.Model, scalar: Any) -> None:
         setattr(self.owner, self.attribute, scalar)

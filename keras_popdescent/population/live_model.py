@@ -62,6 +62,8 @@ class LiveModel:
         # After the bindings: a live momentum needs its slots even where it starts at 0.
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        # Who has to be told what is put into the variables: on PyTorch some, elsewhere nobody.
+        self._followers = [handle for handle in self.handles if handle.as_number]
         self._follow()
         self._index_variables()
         self._read, self._write = swap_functions(
@@ -133,7 +135,7 @@ class LiveModel:
         self._follow()
 
     def _follow(self) -> None:
-        for handle in self.handles:
+        for handle in self._followers:
             handle.follow(self.model)
 
     def write_values(self, values: Values) -> None:

@@ -122,8 +122,11 @@ def test_a_diverged_member_is_replaced_and_never_copied(objective, change):
         assert member_id in {birth.replaced for birth in third.births}
         assert not any(member_id in birth.parents for birth in third.births)
     assert history.num_diverged == 2
-    # It may have been the best before.
-    before = {member.member_id for record in history.iterations()[:2] for member in record.members}
+    before = set()
+    if keras.backend.backend() == "torch":
+        # With PyTorch's initial weights one of them was the best before.
+        earlier = history.iterations()[:2]
+        before = {member.member_id for record in earlier for member in record.members}
     assert history.best()[0] not in set(injects.hurt) - before
     assert np.isfinite(population.best_score())
     for model in [population.best_model(), *population.models()]:
