@@ -1,4 +1,4 @@
-"""What a benchmark writes down: one JSON file for each benchmark and backend.
+"""What a benchmark writes down: one JSON file for each benchmark and backend, and accelerator.
 
 A record is `{"benchmark", "backend", "machine", "rows", "not_run"}`: `rows` are flat dicts with the
 raw numbers of every repetition, `not_run` are sentences. `report.py` makes the tables from it.
@@ -70,13 +70,25 @@ def save(result: Record, folder: Path | None) -> None:
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result['benchmark']}_{result['backend']}.json"
+    name = file_name(result["benchmark"], result["backend"], result["machine"]["device"])
+    path = folder / name
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def file_name(benchmark: str, backend: str, where: str) -> str:
+    """Return the name of a file of results: what an accelerator gave stands beside the CPU's."""
+    parts = [benchmark, backend, *([] if on_cpu(where) else [where.lower().replace(" ", "-")])]
+    return "_".join(parts) + ".json"
+
+
+def on_cpu(where: str) -> bool:
+    """Whether the name of a device is that of no accelerator."""
+    return where.lower() in ("cpu", "unknown")
 
 
 def earlier(benchmark: str, backend: str, folder: Path | None) -> list[Record]:
     """Return the rows of an earlier run, none where there was no such run."""
-    path = None if folder is None else folder / f"{benchmark}_{backend}.json"
+    path = None if folder is None else folder / file_name(benchmark, backend, device(backend))
     return list(read(path)["rows"]) if path is not None and path.exists() else []
 
 

@@ -231,6 +231,12 @@ def _machine(backend: str, machine: Record) -> str:
     )
 
 
+def _place(result: Record) -> str:
+    """Return the backend, and the accelerator where there was one."""
+    where = result.get("machine", {}).get("device", "cpu")
+    return str(result["backend"]) + ("" if records.on_cpu(where) else f", {where}")
+
+
 def document(results: Sequence[Record]) -> str:
     """Return RESULTS.md."""
     lines = [
@@ -248,7 +254,7 @@ def document(results: Sequence[Record]) -> str:
             lines += [ABOUT[name], ""]
         of_name = [r for r in results if r["benchmark"] == name]
         for result in of_name:
-            lines += [f"### {result['backend']}", "", *section(result), ""]
+            lines += [f"### {_place(result)}", "", *section(result), ""]
         run = {result["backend"] for result in of_name}
         missing = [backend for backend in BENCHMARKS.get(name, ()) if backend not in run]
         lines += [f"Not run on {backend}: there is no file of results." for backend in missing]

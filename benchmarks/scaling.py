@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     # JAX would take three quarters of an accelerator's memory at once, here and in each process.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     backend = keras.backend.backend()
-    on_accelerator = records.device(backend).lower() != "cpu"
+    on_accelerator = not records.on_cpu(records.device(backend))
     folder = records.folder_of(chosen)
     rows: list[records.Record] = []
     not_run = []

@@ -373,6 +373,20 @@ class TestTables:
         assert sections == list(report.BENCHMARKS)
         assert keras.__version__ in text and str(tmp_path) not in text
 
+    def test_what_an_accelerator_gave_stands_beside_the_rest(self, tmp_path, monkeypatch):
+        def save(where, rows):
+            monkeypatch.setattr(records, "device", lambda backend: where)
+            records.save(records.record("overhead", "jax", rows), tmp_path)
+            assert records.earlier("overhead", "jax", tmp_path) == rows
+
+        save("cpu", [timed()])
+        save("NVIDIA H200", [timed(network="LSTM")])
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["overhead_jax.json", "overhead_jax_nvidia-h200.json"]
+        text = report.document(records.load(tmp_path))
+        assert text.index("### jax\n") < text.index("| MLP |") < text.index("### jax, NVIDIA H200")
+        assert text.index("### jax, NVIDIA H200") < text.index("| LSTM |")
+
     def test_rows_of_other_benchmarks_are_shown_as_they_are(self, tmp_path):
         rows = [{"executor": "sequential", "grown": 1.23456, "series": [1, 5, 3]}]
         (tmp_path / "memory_tensorflow.json").write_text(json.dumps(rows))

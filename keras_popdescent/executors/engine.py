@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data.arrays import Indices
+from keras_popdescent.executors.convolutions import as_products
 from keras_popdescent.executors.stacks import Stack
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
@@ -50,9 +53,10 @@ class Engine:
         self._rate = None if annealed is None else position[id(annealed)]
         # XLA's convolutions are slow inside loops on a CPU: there, a call for each batch.
         self._scans = jax.default_backend() != "cpu"
+        self._on_gpu = jax.default_backend() == "gpu"
         donated = (0,) if self._scans else ()
-        self._train = jax.jit(jax.vmap(self._train_one, (0, 0, None, 0)), donate_argnums=donated)
-        self._test = jax.jit(jax.vmap(self._test_one, (0, 0, None, 0)))
+        self._train = jax.jit(self._train_all, donate_argnums=donated)
+        self._test = jax.jit(self._test_all)
         self._evolve = jax.jit(
             self._evolve_all, static_argnames=("kind", "rule"), donate_argnums=donated
         )
@@ -89,6 +93,22 @@ class Engine:
         for block in self._blocks(rows):
             metrics, last = self._test(stack, metrics, arrays, block)
         return _logs(last, size)
+
+    def activation_bytes(self, arrays: Any, batch_size: int) -> int:
+        """Return roughly how much memory a member's gradient step takes beside its state.
+
+        It is the size of everything that a forward pass computes: more than is ever held at once,
+        as operations are fused (three times as much for the paper's CIFAR-10 network on a GPU).
+
+        Args:
+            arrays: Data on the device.
+            batch_size: Samples a batch.
+        """
+        member = [variable.value for variable in self.variables]
+        rows = np.zeros((1, batch_size), np.int32)
+        with as_products(self._model) if self._on_gpu else nullcontext():
+            traced = jax.make_jaxpr(self._test_one)(member, self._one_s_metrics(), arrays, rows)
+        return _computed_bytes(traced.jaxpr)
 
     def evolve(
         self,
@@ -183,9 +203,12 @@ class Engine:
             evolved.append(jnp.where(_per_member(child_at, column.ndim), new, column))
         return evolved
 
-    def _metrics(self, size: int) -> list[jax.Array]:
+    def _one_s_metrics(self) -> list[jax.Array]:
         self._model.reset_metrics()
-        values = [variable.value for variable in self._model.metrics_variables]
+        return [variable.value for variable in self._model.metrics_variables]
+
+    def _metrics(self, size: int) -> list[jax.Array]:
+        values = self._one_s_metrics()
         return [jnp.broadcast_to(value, (size, *value.shape)) for value in values]
 
     def _blocks(self, rows: list[Indices]) -> Iterator[Indices]:
@@ -194,6 +217,18 @@ class Engine:
                 yield block
             else:
                 yield from (block[:, step : step + 1] for step in range(block.shape[1]))
+
+    def _train_all(self, stack: Stack, *arguments: Any) -> Any:
+        with self._convolutions(stack):
+            return jax.vmap(self._train_one, (0, 0, None, 0))(stack, *arguments)
+
+    def _test_all(self, stack: Stack, *arguments: Any) -> Any:
+        with self._convolutions(stack):
+            return jax.vmap(self._test_one, (0, 0, None, 0))(stack, *arguments)
+
+    def _convolutions(self, stack: Stack) -> AbstractContextManager[None]:
+        """How convolutions are traced: those of several members on a GPU as matrix products."""
+        return as_products(self._model) if self._on_gpu and len(stack[0]) > 1 else nullcontext()
 
     def _train_one(
         self, member: Stack, metrics: list[jax.Array], arrays: Any, rows: jax.Array
@@ -232,6 +267,20 @@ def _over(step: Callable[[Any, Any], Any], state: Any, rows: jax.Array, scans: b
         return step(state, rows[0])
     state, logs = jax.lax.scan(step, state, rows)
     return state, jax.tree_util.tree_map(lambda values: values[-1], logs)
+
+
+def _computed_bytes(jaxpr: Any) -> int:
+    """Return the size of everything that a traced function computes, each loop's body once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        values = equation.params.values()
+        inner = [v for v in (getattr(v, "jaxpr", v) for v in values) if hasattr(v, "eqns")]
+        if inner:
+            total += sum(map(_computed_bytes, inner))
+        else:
+            kinds = [variable.aval for variable in equation.outvars]
+            total += sum(math.prod(k.shape) * k.dtype.itemsize for k in kinds if k.ndim)
+    return total
 
 
 def _gather(arrays: Any, row: jax.Array) -> Any:

@@ -54,8 +54,10 @@ class _Stage:
         self.stepper: Stepper = make_stepper(live.model)
         self.training: Any = None
         self.validation: Any = None
-        # What an executor that trains members at once has compiled for this structure.
+        # What an executor that trains members at once has compiled for this structure, and, by
+        # batch size, how many bytes of activations it found a member to need.
         self.engine: Any = None
+        self.activations: dict[int, int] = {}
 
 
 class SequentialExecutor(Executor):

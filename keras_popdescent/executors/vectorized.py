@@ -27,7 +27,8 @@ from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import MemberState, capture
 from keras_popdescent.strategies.base import Offspring, TrainingPlan
 
-# A member's training needs its state, gradients and activations: so many times its state.
+# A member's training needs its state, its gradients and what is made of them: so many times its
+# state; and its activations.
 _STATES_NEEDED = 4
 # Part of the device's memory that stacked members may take.
 _MEMORY_SHARE = 0.6
@@ -38,7 +39,8 @@ class VectorizedExecutor(SequentialExecutor):
 
     Args:
         members_at_once: At most so many members in one call; None for as many as fit the device's
-            memory by a rough estimate (four times their states in six tenths of it).
+            memory by a rough estimate: four times their states, and all that a forward pass
+            computes, in six tenths of it.
 
     Raises:
         ArgumentError: For fewer than one member at once.
@@ -119,18 +121,30 @@ class VectorizedExecutor(SequentialExecutor):
             shapes = tuple(block.shape for block in feeds[slot])
             alike.setdefault((structure, shapes), []).append(slot)
         for together in alike.values():
-            most = self._most_at_once(together[0])
+            most = self._most_at_once(together[0], feeds[together[0]])
             for first in range(0, len(together), most):
                 yield together[first : first + most]
 
-    def _most_at_once(self, slot: int) -> int:
+    def _most_at_once(self, slot: int, feed: Sequence[Indices]) -> int:
         if self.members_at_once is not None:
             return self.members_at_once
         limit = device_memory()
         if limit is None:
             return len(self._values)
-        needed = _STATES_NEEDED * self._store.num_bytes(slot)
+        stage = self._stage(self._values[slot])
+        batch_size = max(block.shape[1] for block in feed)
+        if batch_size not in stage.activations:
+            data = self._training_data(stage)
+            stage.activations[batch_size] = self._engine(stage).activation_bytes(data, batch_size)
+        needed = _STATES_NEEDED * self._store.num_bytes(slot) + stage.activations[batch_size]
         return max(int(_MEMORY_SHARE * limit / max(needed, 1)), 1)
+
+    def _training_data(self, stage: _Stage) -> Any:
+        """Return the training data on the device."""
+        data = cast(ArrayBatches, self._setup.data.training)
+        if stage.training is None:
+            stage.training = stage.stepper.load(data.arrays)
+        return stage.training
 
     def _advance_together(
         self,
@@ -146,10 +160,8 @@ class VectorizedExecutor(SequentialExecutor):
         self._write_newborn(slots, stage)
         self._write_counters(slots, stage, counters)
         stack = self._store.stacked(slots)
-        data = cast(ArrayBatches, self._setup.data.training)
-        if stage.training is None:
-            stage.training = stage.stepper.load(data.arrays)
-        stack, logs = engine.train(stack, stage.training, _joined(feeds), rate_factor)
+        data = self._training_data(stage)
+        stack, logs = engine.train(stack, data, _joined(feeds), rate_factor)
         self._store.put(slots, stack)
         if score and self._setup.data.validation is not None:
             if stage.validation is None:

@@ -166,6 +166,22 @@ def fit(model, given, epochs=EPOCHS):
 @pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_steps_by_index_equal_fit(name):
     """Weights, optimizer state, seeds, and what is reported at the end of each epoch."""
+    check_equal_to_fit(name)
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX only")
+@pytest.mark.parametrize("name", CASES)
+def test_on_an_accelerator_the_steps_of_a_block_are_one_loop_that_equals_fit(name, monkeypatch):
+    """Any network's, compiled for the CPU here."""
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    stepper = check_equal_to_fit(name)
+    assert name == "eagerly" or all(loop is not None for loop in stepper._loops.values())
+
+
+def check_equal_to_fit(name):
     plain, model, data, given = pair(name)
     history = fit(plain, given)
     stepper = make_stepper(model)
@@ -181,6 +197,7 @@ def test_steps_by_index_equal_fit(name):
     # What `fit` does at its end: an optimizer with a moving average puts it into the weights.
     model.optimizer.finalize_variable_values(model.trainable_variables)
     assert_same_variables(model, plain)
+    return stepper
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in ("several", "plain", "own logs")])

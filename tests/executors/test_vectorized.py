@@ -108,6 +108,34 @@ class TestAgreement:
                     executor.apply(offspring)
                 self.compare(first, second)
 
+    def test_convolutions_on_a_gpu(self, monkeypatch):
+        """There they are matrix products, of several members; of one they are Keras's own."""
+        from keras_popdescent.executors import convolutions
+
+        seen = []
+        original = convolutions._product
+        monkeypatch.setattr(
+            convolutions, "_product", lambda layer: seen.append(layer.name) or original(layer)
+        )
+        x = np.random.default_rng(0).random((120, 8, 8, 1), dtype="float32")
+        losses = {}
+        for name, executor in (("one by one", SequentialExecutor()), ("at once", scanning())):
+            population = Population.from_model(
+                image_classifier, 3, 2, strategy=PopDescent.paper(), executor=executor, seed=2
+            )
+            population.fit(
+                x, (x.mean(axis=(1, 2, 3)) > 0.5).astype("int32"), validation_split=0.25,
+                iterations=3, batches_per_iteration=4, batch_size=16, verbose=0,
+            )  # fmt: skip
+            losses[name] = [member.score for member in population.history.iterations()[-1].members]
+            assert bool(seen) == (name == "at once")
+        assert losses["at once"] == pytest.approx(losses["one by one"], rel=1e-3)
+        del seen[:]
+        executor = scanning()
+        population = Population.from_model(image_classifier, 1, 1, executor=executor, seed=2)
+        population.fit(x, x[:, 0, 0, 0] > 0.5, validation_split=0.25, iterations=2, verbose=0)
+        assert not seen
+
     @pytest.mark.parametrize("batches", ["own", "common", "subset"])
     @pytest.mark.parametrize("sample", ["whole", "common", "own"])
     def test_plans(self, batches, sample):
@@ -141,10 +169,30 @@ class TestAgreement:
 
         executor = vectorized()
         executor.start(self.suite.make_setup())
-        size = executor.capture(0).num_bytes()
-        for limit, expected in ((None, 3), (size * 4 / 0.6 * 2.5, 2), (1, 1)):
+        stage = executor._stage(executor._values[0])
+        rows = [np.zeros((5, 8), np.int32), np.zeros((1, 4), np.int32)]
+        activations = executor._engine(stage).activation_bytes(executor._training_data(stage), 8)
+        # Hidden units of the dense layer, and what is made of them.
+        assert activations > 2 * 8 * 8 * 4
+        size = 4 * executor.capture(0).num_bytes() + activations
+        for limit, expected in ((None, 3), (size / 0.6 * 2.5, 2), (1, 1)):
             monkeypatch.setattr(module, "device_memory", lambda limit=limit: limit)
-            assert executor._most_at_once(0) == expected
+            assert executor._most_at_once(0, rows) == expected
+
+    def test_activations_grow_with_the_batch_and_the_windows_of_convolutions(self):
+        first, second = SequentialExecutor(), scanning()
+        sizes = {}
+        for name, executor in (("in turn", first), ("gpu", second)):
+            population = Population.from_model(image_classifier, 2, 1, executor=executor, seed=2)
+            x = np.zeros((40, 8, 8, 1), "float32")
+            population.fit(x, x[:, 0, 0, 0], validation_split=0.5, iterations=1, verbose=0)
+            stage = executor._stage(executor._values[0])
+            engine = vectorized()._engine(stage)
+            sizes[name] = [engine.activation_bytes(stage.training, n) for n in (8, 16)]
+            assert sizes[name][1] == pytest.approx(2 * sizes[name][0], rel=0.1)
+        # Windows of 3 x 3 positions, in parts and together: 6 x 6 x 9 x 1 and 3 x 3 x 9 x 4 floats.
+        more = 2 * 4 * 8 * (6 * 6 * 9 + 3 * 3 * 9 * 4)
+        assert sizes["gpu"][0] - sizes["in turn"][0] >= 0.9 * more
 
     def test_batch_sizes_of_their_own(self):
         values = [{**values, "batch_size": size} for values, size in zip(
@@ -202,6 +250,21 @@ def build(activation="relu"):
     model = keras.Sequential(layers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
+    return model
+
+
+def image_classifier():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Conv2D(4, 3, strides=2, padding="same"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
     return model
 
 

@@ -1,8 +1,9 @@
 """JAX: a compiled step, called for each batch, or a compiled loop around it where that is faster.
 
 On a CPU a small network's step takes less time than its call, and a loop is two to five times as
-fast; but XLA's convolutions are slow inside loops there (measured 5 to 40 times). Both ways compute
-the same numbers. The vectorized executor has a loop of its own.
+fast; but XLA's convolutions are slow inside loops there (measured 5 to 40 times). On an accelerator
+all steps are in a loop. Both ways compute the same numbers. The vectorized executor has a loop of
+its own.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class JaxStepper(Stepper):
         for block in blocks:
             loop = self._loop(step, state, arrays, block) if len(block) > 1 else None
             if loop is not None:
-                self._last, state = loop(state, arrays, _padded(block), len(block))
+                self._last, state = loop(state, arrays, block)
                 continue
             for row in block:
                 self._last, state = step(state, arrays, row)
@@ -70,12 +71,17 @@ class JaxStepper(Stepper):
 
     def _loop(self, step: Any, state: Any, arrays: Any, block: Indices) -> Any:
         if step not in self._loops:
-            small = self.model.count_params() <= _MOST_PARAMETERS_LOOPED
-            pays = (
-                jax.default_backend() == "cpu" and small and _can_loop(step, state, arrays, block)
-            )
-            self._loops[step] = jax.jit(_looped(step)) if pays else None
+            self._loops[step] = self._make_loop(step, state, arrays, block)
         return self._loops[step]
+
+    def _make_loop(self, step: Any, state: Any, arrays: Any, block: Indices) -> Any:
+        if jax.default_backend() != "cpu":
+            return _scanned(step) if _keeps_types(step, state, arrays, block) else None
+        small = self.model.count_params() <= _MOST_PARAMETERS_LOOPED
+        if not small or not _keeps_types(step, state, arrays, block, convolutions=False):
+            return None
+        looped = jax.jit(_looped(step))
+        return lambda state, arrays, block: looped(state, arrays, _padded(block), len(block))
 
     def train_batch(self, batch: Batch) -> None:
         groups = self._groups(optimizer=True)
@@ -98,17 +104,46 @@ class JaxStepper(Stepper):
         return tuple(list(group) for group in (*groups, model.metrics_variables))
 
 
-def _can_loop(step: Any, state: Any, arrays: Any, block: Indices) -> bool:
-    """Whether a step has no convolution, and gives variables back as it took them.
+def _keeps_types(
+    step: Any, state: Any, arrays: Any, block: Indices, convolutions: bool = True
+) -> bool:
+    """Whether a step gives variables back as it took them, as a loop needs.
 
     It is traced once for all: the trace that is looked at here serves the loop, or the calls.
+
+    Args:
+        step: The jitted step.
+        state: Its variables.
+        arrays: Its data.
+        block: (steps, batch) indices.
+        convolutions: Whether it may have some.
     """
     traced = step.trace(state, arrays, block[0])
     after = traced.out_info[1]
     same = jax.tree_util.tree_map(
         lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after
     )
-    return all(jax.tree_util.tree_leaves(same)) and "conv_general_dilated" not in str(traced.jaxpr)
+    kept = all(jax.tree_util.tree_leaves(same))
+    return kept and (convolutions or "conv_general_dilated" not in str(traced.jaxpr))
+
+
+def _scanned(step: Any) -> Callable[..., Any]:
+    """Return a function that runs a step on all (steps, batch) rows of indices.
+
+    The number of steps is known when it is compiled: an accelerator need not ask the host after
+    each whether there is another.
+    """
+
+    @jax.jit
+    def run(state: Any, arrays: Any, rows: jax.Array) -> Any:
+        def body(state: Any, row: jax.Array) -> Any:
+            logs, state = step(state, arrays, row)
+            return state, logs
+
+        state, logs = jax.lax.scan(body, state, rows)
+        return jax.tree_util.tree_map(lambda values: values[-1], logs), state
+
+    return run
 
 
 def _looped(step: Any) -> Callable[..., Any]:
