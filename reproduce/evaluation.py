@@ -41,7 +41,7 @@ class LastBatchCrossEntropy(keras.metrics.Metric):
 
     def result(self) -> Any:
         """Return the last batch's mean."""
-        return self.value
+        return keras.ops.convert_to_tensor(self.value)
 
 
 def fixed_indices(num_images: int = 5000) -> np.ndarray[Any, Any]:

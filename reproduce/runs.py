@@ -103,9 +103,23 @@ def read_all(pattern: str, folder: Path | None = None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda result: (int(result["seed"]), str(result["name"])))
 
 
+def on_accelerator() -> bool:
+    """Whether models train on an accelerator, under JAX."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return bool(jax.default_backend() != "cpu")
+
+
 def _device() -> str:
     cores = os.cpu_count()
-    return f"{keras.backend.backend()} on {platform.machine()}, {cores} cores"
+    where = f"{platform.machine()}, {cores} cores"
+    if on_accelerator():
+        import jax
+
+        where = f"{jax.devices()[0].device_kind}, {where}"
+    return f"{keras.backend.backend()} on {where}"
 
 
 def _versions() -> dict[str, str]:

@@ -258,6 +258,7 @@ class TestEvaluation:
         # Fair: chosen on validation, though its test loss is the larger one.
         assert evaluation.fair(both)["test_loss"] == 0.6
 
+    @pytest.mark.backend
     def test_the_last_batchs_cross_entropy(self, split):
         model = tiny(metrics=[evaluation.LastBatchCrossEntropy()])
         model.evaluate(split.x_train[:70], split.y_train[:70], batch_size=32, verbose=0)
@@ -268,6 +269,9 @@ class TestEvaluation:
             keras.saving.serialize_keras_object(evaluation.LastBatchCrossEntropy())
         )
         assert restored.name == "last_cross_entropy"
+        # JAX takes no variable for a result where a model is tried out on shapes alone.
+        other = tiny(metrics=[restored])
+        other.test_on_batch(split.x_train[:8], split.y_train[:8])
 
 
 class TestMethods:
@@ -380,6 +384,40 @@ class TestMethods:
         assert [steps for steps, _ in result["curve"]] == [8, 16]
         totals = [m["published_test_loss"] + m["penalty"] for m in result["members"]]
         assert result["as_published"]["test_loss"] == pytest.approx(min(totals))
+        json.dumps(result)
+
+    @pytest.mark.backend
+    @pytest.mark.parametrize("l2", [(None,), (0.1, 1e-6)])
+    def test_a_grid_that_is_trained_at_once(self, split, tmp_path, monkeypatch, l2):
+        """As on an accelerator: the same cells, subsets and steps, and each model's own values."""
+        monkeypatch.setattr(grid_search, "on_accelerator", lambda: True)
+        settings = self.grid(learning_rates=(0.05, 1e-9), l2=l2)
+        fed = []
+        original = grid_search.Population.fit
+
+        def fit(population, x, y, **arguments):
+            fed.append(x)
+            return original(population, x, y, **arguments)
+
+        monkeypatch.setattr(grid_search.Population, "fit", fit)
+        result = grid_search.run(settings, split, lambda o, l2: tiny(o, l2), 5, tmp_path)
+        assert result["trained"] == "together"
+        cells = [(member["learning_rate"], member["l2"]) for member in result["members"]]
+        assert cells == [(rate, each) for rate in (0.05, 1e-9) for each in l2]
+        for iteration, x in enumerate(fed):
+            _, (expected, _) = grid_search._subset(settings, split, 5, iteration)
+            np.testing.assert_array_equal(x, expected)
+        assert len(fed) == 3 and len(fed[0]) == 32
+        trained, untrained = result["members"][0], result["members"][-1]
+        assert trained["published_train_loss"] < untrained["published_train_loss"]
+        if l2 == (None,):
+            assert [steps for steps, _ in result["curve"]] == [4, 8]
+            assert all(member["penalty"] == 0.0 for member in result["members"])
+        else:
+            # The coefficients' ratio is that of the penalties of what was hardly trained.
+            assert result["curve"] == []
+            strong, weak = result["members"][2:]
+            assert strong["penalty"] / weak["penalty"] == pytest.approx(1e5, rel=0.2)
         json.dumps(result)
 
     def test_an_interrupted_grid_goes_on_as_it_would_have(self, split, tmp_path, monkeypatch):
