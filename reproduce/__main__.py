@@ -8,9 +8,11 @@ python -m reproduce report
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import data, figure1, report, table1, table2, table3, table4
+from reproduce import data, figure1, processes, report, table1, table2, table3, table4
 from reproduce.runs import Run, do_all
 
 SENSITIVITY = {"table3": table3, "table4": table4}
@@ -27,8 +29,18 @@ def main(arguments: list[str] | None = None) -> None:
             arrays = data.load(name)
             print(f"{name}: {', '.join(str(array.shape) for array in arrays)}")
     else:
-        for path in do_all(todo(chosen), chosen.smoke):
+        for path in results(chosen, sys.argv[1:] if arguments is None else arguments):
             print(path.name)
+
+
+def results(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path]:
+    """Do what a command line asks for, in one process or in several."""
+    runs = todo(chosen)
+    if chosen.only is not None:
+        runs = [run for run in runs if run.name == chosen.only]
+    elif chosen.jobs > 1:
+        return processes.do_all(runs, arguments, chosen.jobs, chosen.smoke)
+    return do_all(runs, chosen.smoke)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +91,10 @@ def _experiment(
     experiment = what.add_parser(name, help=title)
     experiment.set_defaults(all_seeds=list(seeds))
     experiment.add_argument("--seeds", type=int, nargs="+", help=f"default: {list(seeds)}")
+    experiment.add_argument(
+        "--jobs", type=int, default=1, help="how many runs at once, in processes (default: 1)"
+    )
+    experiment.add_argument("--only", help=argparse.SUPPRESS)
     experiment.add_argument(
         "--smoke", action="store_true", help="a small slice and one seed, to see that all runs"
     )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import textwrap
+import threading
+import time
 from dataclasses import replace
 
 import keras
@@ -17,6 +21,7 @@ from reproduce import (
     evaluation,
     figure1,
     networks,
+    processes,
     report,
     runs,
     table1,
@@ -612,6 +617,90 @@ class TestReport:
     def test_without_results(self, tmp_path):
         report.write(_made(tmp_path / "none"), tmp_path / "output")
         assert "14 were not run" in (tmp_path / "output" / "RESULTS.md").read_text("utf-8")
+
+
+class TestProcesses:
+    """Several runs at once; here each process is a few lines of Python."""
+
+    @pytest.fixture
+    def program(self, tmp_path, monkeypatch):
+        """Processes that note when they begin and end, and fail or stay if their name says so."""
+        monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setattr(processes, "result_path", lambda name, smoke: tmp_path / name)
+        script = textwrap.dedent(f"""
+            import os, pathlib, sys, time
+            name = sys.argv[sys.argv.index("--only") + 1]
+            folder = pathlib.Path({str(tmp_path)!r})
+            with (folder / "diary").open("a") as diary:
+                print("begin", name, sys.argv[1:3], file=diary)
+            if "slow" in name:
+                time.sleep(60)
+            if "bad" in name:
+                sys.exit("the " + name + " one")
+            while name in "ab" and (folder / "diary").read_text().count("begin") < 2:
+                time.sleep(0.05)  # these two are there together
+            (folder / name).write_text(os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"])
+            with (folder / "diary").open("a") as diary:
+                print("end", name, file=diary)
+        """)
+        monkeypatch.setattr(processes, "PROGRAM", (sys.executable, "-c", script))
+
+    def runs(self, *names):
+        return [Run(name, {}, lambda folder: {}) for name in names]
+
+    def test_as_many_as_asked_for_and_each_once(self, program, tmp_path, capsys):
+        (tmp_path / "before").write_text("")
+        todo = self.runs("a", "before", "b", "c", "d")
+        paths = processes.do_all(todo, ["run", "table1"], jobs=2)
+        assert paths == [tmp_path / run.name for run in todo]
+        events = [line.split() for line in (tmp_path / "diary").read_text().splitlines()]
+        begun = [event[1] for event in events if event[0] == "begin"]
+        assert sorted(begun) == ["a", "b", "c", "d"]
+        assert events[0][2:] == ["['run',", "'table1']"]
+        at_once = np.cumsum([1 if event[0] == "begin" else -1 for event in events])
+        assert at_once.max() == 2
+        assert (tmp_path / "a").read_text() == "false"
+        printed = capsys.readouterr().out
+        assert "1 of 5 runs were done before" in printed and "c: done in" in printed
+        assert not list((tmp_path / "cache").rglob("*.log"))
+
+    def test_one_that_fails_ends_no_other_and_is_told(self, program, tmp_path, capsys):
+        with pytest.raises(RuntimeError, match="These runs failed: bad"):
+            processes.do_all(self.runs("bad", "c", "d"), [], jobs=1)
+        assert (tmp_path / "c").exists() and (tmp_path / "d").exists()
+        assert "the bad one" in capsys.readouterr().out
+
+    def test_an_interrupt_ends_all(self, program, tmp_path, monkeypatch):
+        def interrupt(seconds):
+            wait_until((tmp_path / "diary").exists)
+            raise KeyboardInterrupt
+
+        began = time.perf_counter()
+        monkeypatch.setattr(processes.time, "sleep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            processes.do_all(self.runs("slow"), [], jobs=2)
+        assert time.perf_counter() - began < 50
+        assert not (tmp_path / "slow").exists()
+
+    def test_the_command_line(self, monkeypatch, capsys):
+        line = ["run", "table3", "--vary", "iterations", "--jobs", "3"]
+        asked = []
+        monkeypatch.setattr(processes, "do_all", lambda *a: asked.append(a) or [])
+        monkeypatch.setattr(command, "todo", lambda chosen: self.runs("a", "b"))
+        command.main(line)
+        [(todo, arguments, jobs, smoke)] = asked
+        assert [run.name for run in todo] == ["a", "b"]
+        assert (arguments, jobs, smoke) == (line, 3, False)
+        done = []
+        monkeypatch.setattr(command, "do_all", lambda todo, smoke: done.extend(todo) or [])
+        command.main([*line, "--only", "b"])
+        assert [run.name for run in done] == ["b"] and len(asked) == 1
+
+
+def wait_until(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        threading.Event().wait(0.05)
 
 
 class TestCommandLine:
