@@ -19,6 +19,8 @@ from typing import Any
 
 import keras
 
+from keras_popdescent import Population
+from keras_popdescent.tuners.result import SearchResult
 from reproduce.data import cache_folder
 
 RESULTS = Path(__file__).parent / "results"
@@ -101,6 +103,19 @@ def read_all(pattern: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """Return the results whose names match a pattern, in the order of seeds."""
     found = [json.loads(path.read_text("utf-8")) for path in (folder or RESULTS).glob(pattern)]
     return sorted(found, key=lambda result: (int(result["seed"]), str(result["name"])))
+
+
+def refuse_interrupted(ended: Population | SearchResult) -> None:
+    """Let an interrupt that ended a `fit` or a `search` go on: what it left is no result.
+
+    Args:
+        ended: The population that was fitted, or what `search` returned.
+
+    Raises:
+        KeyboardInterrupt: If there was one.
+    """
+    if ended.interrupted:
+        raise KeyboardInterrupt
 
 
 def on_accelerator() -> bool:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_popdescent.executors import SequentialExecutor
 from reproduce import __main__ as command
 from reproduce import (
     data,
@@ -424,6 +425,39 @@ class TestMethods:
             strong, weak = result["members"][2:]
             assert strong["penalty"] / weak["penalty"] == pytest.approx(1e5, rel=0.2)
         json.dumps(result)
+
+    @pytest.mark.parametrize("method", ["popdescent", "esgd", "grid"])
+    def test_what_an_interrupt_leaves_is_no_result(
+        self, split, cache, tmp_path, monkeypatch, method
+    ):
+        """`fit` ends well after Ctrl-C: it must not be taken for the whole."""
+        doing = {
+            "popdescent": lambda folder: popdescent.run(
+                popdescent.Settings(iterations=3, passes=1, batches=2), split, tiny, 5, folder
+            ),
+            "esgd": lambda folder: esgd.run(
+                replace(esgd.CIFAR10, generations=3, batch_size=128), split, tiny, 5, folder
+            ),
+            "grid": lambda folder: grid_search.run(
+                self.grid(learning_rates=(0.01,)), split, lambda o, l2: tiny(o, l2), 5, folder
+            ),
+        }
+        monkeypatch.setattr(grid_search, "on_accelerator", lambda: True)
+        original, calls = SequentialExecutor.advance, []
+
+        def advance(*arguments, **keywords):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(SequentialExecutor, "advance", advance)
+        run = Run("one", {}, doing[method])
+        with pytest.raises(KeyboardInterrupt):
+            runs.do_all([run])
+        assert not runs.result_path("one").exists() and runs.work_folder("one").exists()
+        runs.do_all([run])
+        assert runs.result_path("one").exists()
 
     def test_an_interrupted_grid_goes_on_as_it_would_have(self, split, tmp_path, monkeypatch):
         monkeypatch.setattr(grid_search, "SAVE_EVERY", 1)

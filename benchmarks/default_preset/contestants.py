@@ -21,6 +21,7 @@ from benchmarks.searches import EXTRAS, Search, tuners
 from benchmarks.searches.task import Found, Task
 from keras_popdescent import Offspring, PopDescent, PopDescentTuner, Population, PopulationView
 from keras_popdescent.strategies.base import Strategy
+from reproduce.runs import refuse_interrupted
 
 # So many times a model is scored while it trains for a member's steps.
 LOOKS = 20
@@ -74,6 +75,7 @@ def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder:
         max_gradient_steps=steps * models,
         batches_per_iteration=-(-steps // looks),
     )
+    refuse_interrupted(population)
     return Found(population.best_model(), population.history.gradient_steps)
 
 
@@ -86,7 +88,7 @@ def popdescent(make: Callable[[], Strategy], task: Task, seed: int, folder: Path
         checkpoint=False,
         **tuners.common(task, seed, folder),
     )
-    tuner.search(epochs=task.epochs, **task.fit_arguments())
+    refuse_interrupted(tuner.search(epochs=task.epochs, **task.fit_arguments()))
     return Found(tuner.get_best_models()[0], tuner.history.gradient_steps)
 
 
@@ -110,6 +112,7 @@ def then_alone(share: float, task: Task, seed: int, folder: Path) -> Found:
         max_gradient_steps=left,
         batches_per_iteration=-(-left // (LOOKS * task.models)),
     )
+    refuse_interrupted(population)
     steps = found.gradient_steps + population.history.gradient_steps
     offered = [found.model, population.best_model()]
     return Found(min(offered, key=partial(validation_loss, task)), steps)

@@ -10,7 +10,6 @@ finished point is not run again, and the pictures are drawn from the file alone.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from benchmarks.default_preset.contestants import Independent
 from benchmarks.default_preset.tables import grouped, losses
 from benchmarks.searches.task import Task
 from keras_popdescent import PopDescent, Population, Strategy
+from reproduce.runs import refuse_interrupted
 
 NAME = "default_preset_sensitivity"
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
@@ -103,6 +103,7 @@ def measure(point: Point, task: Task, seed: int) -> records.Record:
         max_gradient_steps=task.budget,
         batches_per_iteration=point.batches,
     )
+    refuse_interrupted(population)
     model = population.best_model()
     return {
         "study": point.study,
@@ -178,10 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, default=PICTURES, help="where pictures go")
     chosen = parser.parse_args(arguments)
     folder = records.folder_of(chosen)
-    path = None if folder is None else folder / f"{NAME}_{keras.backend.backend()}.json"
-    rows: list[records.Record] = []
-    if path is not None and path.exists():
-        rows = list(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    rows = records.earlier(NAME, keras.backend.backend(), folder)
     task = tasks.friedman()
     todo = points()[:1] if chosen.quick else points()
     if chosen.quick:

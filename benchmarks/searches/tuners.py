@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.searches.task import CountSteps, Found, Task
 from keras_popdescent import PopDescentTuner
+from reproduce.runs import refuse_interrupted
 
 
 class BudgetSpentError(keras_tuner.errors.FatalError):
@@ -64,7 +65,7 @@ def popdescent(task: Task, seed: int, folder: Path) -> Found:
         initial_hyperparameters=[first],
         **common(task, seed, folder),
     )
-    tuner.search(epochs=task.epochs, **task.fit_arguments())
+    refuse_interrupted(tuner.search(epochs=task.epochs, **task.fit_arguments()))
     return Found(tuner.get_best_models()[0], tuner.history.gradient_steps)
 
 

@@ -20,8 +20,8 @@ import keras
 
 from keras_popdescent.hyperparameters._keras_internals import flatten_layers
 
-# Windows of more values a channel would take too much memory: each is copied for itself.
-_LARGEST_WINDOW = 25
+# Windows of more positions would take too much memory: each is copied for itself.
+_LARGEST_WINDOW = 27
 # The layers whose `convolution_op` is known.
 _KINDS = (keras.layers.Conv2D, keras.layers.Conv3D)
 Convolution = Callable[[Any, Any], Any]
@@ -31,7 +31,7 @@ Convolution = Callable[[Any, Any], Any]
 def as_products(model: keras.Model) -> Iterator[None]:
     """Within the block, the model's 2D and 3D convolutions are products of matrices.
 
-    Grouped convolutions, such with windows of more than 25 positions, channels first, and layers
+    Grouped convolutions, such with windows of more than 27 positions, channels first, and layers
     with a `convolution_op` of their own stay as they are.
     """
     with ExitStack() as stack:
@@ -47,6 +47,7 @@ def _applies(layer: keras.Layer) -> bool:
     return (
         kind is not None
         and type(layer).convolution_op is kind.convolution_op
+        and "convolution_op" not in vars(layer)
         and layer.data_format == "channels_last"
         and layer.groups == 1
         and math.prod(layer.kernel_size) <= _LARGEST_WINDOW

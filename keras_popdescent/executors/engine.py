@@ -15,6 +15,7 @@ import numpy as np
 from keras_popdescent.data.arrays import Indices
 from keras_popdescent.executors.convolutions import as_products
 from keras_popdescent.executors.stacks import Stack
+from keras_popdescent.executors.stepping.chunks import Chunks
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.base import Offspring
@@ -53,6 +54,7 @@ class Engine:
         self._rate = None if annealed is None else position[id(annealed)]
         # XLA's convolutions are slow inside loops on a CPU: there, a call for each batch.
         self._scans = jax.default_backend() != "cpu"
+        self._chunks = Chunks()
         self._on_gpu = jax.default_backend() == "gpu"
         donated = (0,) if self._scans else ()
         self._train = jax.jit(self._train_all, donate_argnums=donated)
@@ -213,10 +215,11 @@ class Engine:
 
     def _blocks(self, rows: list[Indices]) -> Iterator[Indices]:
         for block in rows:
+            steps, batch_size = block.shape[1:]
             if self._scans:
-                yield block
+                yield from (block[:, span] for span in self._chunks.spans(steps, batch_size))
             else:
-                yield from (block[:, step : step + 1] for step in range(block.shape[1]))
+                yield from (block[:, step : step + 1] for step in range(steps))
 
     def _train_all(self, stack: Stack, *arguments: Any) -> Any:
         with self._convolutions(stack):
@@ -270,13 +273,25 @@ def _over(step: Callable[[Any, Any], Any], state: Any, rows: jax.Array, scans: b
 
 
 def _computed_bytes(jaxpr: Any) -> int:
-    """Return the size of everything that a traced function computes, each loop's body once."""
+    """Return the size of everything that a traced function computes.
+
+    The body of a scan counts once a turn, for its gradient needs what every turn computed; all
+    branches count.
+    """
     total = 0
     for equation in jaxpr.eqns:
-        values = equation.params.values()
-        inner = [v for v in (getattr(v, "jaxpr", v) for v in values) if hasattr(v, "eqns")]
+        inner = [
+            found
+            for value in equation.params.values()
+            for found in (
+                getattr(one, "jaxpr", one)
+                for one in (value if isinstance(value, list | tuple) else (value,))
+            )
+            if hasattr(found, "eqns")
+        ]
         if inner:
-            total += sum(map(_computed_bytes, inner))
+            turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+            total += turns * sum(map(_computed_bytes, inner))
         else:
             kinds = [variable.aval for variable in equation.outvars]
             total += sum(math.prod(k.shape) * k.dtype.itemsize for k in kinds if k.ndim)

@@ -266,6 +266,7 @@ class SequentialExecutor(Executor):
         self._sampler = _sampler(setup, score_seed)
         for stage in self._stages.values():
             stage.training = stage.validation = None
+            stage.activations.clear()
 
     def _check_validation(self) -> None:
         """Refuse validation data that the model does not take, before any training."""

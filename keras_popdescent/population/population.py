@@ -373,6 +373,11 @@ class Population:
         """Every iteration, score and birth so far."""
         return self._history
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether an interrupt (Ctrl-C) ended the last `fit`, which then returned early."""
+        return self._loop is not None and self._loop.interrupted
+
     def best_model(self) -> keras.Model:
         """Return the best member as an independent, plain, compiled Keras model.
 

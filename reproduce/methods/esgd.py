@@ -14,6 +14,7 @@ from keras_popdescent import ESGD, Population
 from reproduce.data import Split
 from reproduce.evaluation import fair, measure, minima
 from reproduce.monitor import Monitor
+from reproduce.runs import refuse_interrupted
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def run(
         checkpoint_dir=folder / "search",
         checkpoint_every=1,
     )
+    refuse_interrupted(population)
     members = [measure(model, split) for model in population.models()]
     return {
         "seed": seed,

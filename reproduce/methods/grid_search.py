@@ -22,7 +22,7 @@ from keras_popdescent import Offspring, Population, PopulationView, Strategy
 from keras_popdescent.strategies.space import Values
 from reproduce.data import Split
 from reproduce.evaluation import cross_entropy, fair, measure, minima
-from reproduce.runs import on_accelerator
+from reproduce.runs import on_accelerator, refuse_interrupted
 
 GRID = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -96,8 +96,10 @@ def run(
     """
     cells = list(itertools.product(settings.learning_rates, settings.l2))
     together = on_accelerator()
-    train = _train_together if together else _train_in_turn
-    models, curve = train(settings, split, build, cells, seed, folder)
+    if together:
+        models, curve = _train_together(settings, split, build, cells, seed)
+    else:
+        models, curve = _train_in_turn(settings, split, build, cells, seed, folder)
     measured = [measure(model, split) for model in models]
     return {
         "seed": seed,
@@ -134,9 +136,12 @@ def _monitored(settings: Settings, split: Split, rng: np.random.Generator) -> Ar
 
 
 def _train_together(
-    settings: Settings, split: Split, build: Build, cells: Cells, seed: int, folder: Path
+    settings: Settings, split: Split, build: Build, cells: Cells, seed: int
 ) -> tuple[list[keras.Model], Curve]:
-    """Train all models at once; the curve is measured where there is no penalty."""
+    """Train all models at once; the curve is measured where there is no penalty.
+
+    It takes about a minute on a GPU, so nothing is kept for a run that is interrupted.
+    """
     l2 = cells[0][1]
     values: list[Values] = [
         {"popdescent/learning_rate": rate, **({} if l2 is None else {"popdescent/l2": l2})}
@@ -164,6 +169,7 @@ def _train_together(
             initial_hyperparameters=values if iteration == 0 else (),
             verbose=0,
         )
+        refuse_interrupted(population)
         lowest = min(member.score for member in history.iterations()[-1].members)
         curve.append([(iteration + 1) * len(cells) * settings.batches, lowest])
         progress.update(iteration + 1)

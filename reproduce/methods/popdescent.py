@@ -14,6 +14,7 @@ from keras_popdescent.strategies.base import Regularization
 from reproduce.data import Split
 from reproduce.evaluation import best_on_test, fair, measure
 from reproduce.monitor import Monitor
+from reproduce.runs import refuse_interrupted
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def run(
         observers=[curve] if monitor else [],
         checkpoint_dir=folder / "search",
     )
+    refuse_interrupted(population)
     members = [measure(model, split) for model in population.models()]
     return {
         "seed": seed,

@@ -24,7 +24,15 @@ AS_PRODUCTS = [
     (layers.Conv2D(5, 1), IMAGES),
     (layers.Conv2D(5, 5), IMAGES),
     (layers.Conv3D(3, (2, 2, 3), strides=(1, 2, 1)), VOLUMES),
+    (layers.Conv3D(3, 3, padding="same"), VOLUMES),
 ]
+
+
+def with_one_of_its_own():
+    """A layer whose operation was set on the object."""
+    layer = layers.Conv2D(4, 3)
+    layer.convolution_op = lambda inputs, kernel: keras.ops.conv(inputs, kernel) * 2.0
+    return layer
 
 
 class Own(layers.Conv2D):
@@ -38,6 +46,7 @@ AS_THEY_WERE = [
     layers.Conv2D(4, 6),
     layers.DepthwiseConv2D(3),
     Own(4, 3),
+    with_one_of_its_own(),
 ]
 
 
@@ -76,6 +85,7 @@ def test_mixed_precision_stays_mixed():
     expected = model(IMAGES)
     with as_products(model):
         outputs = model(IMAGES)
+        assert "convolution_op" in vars(layer)
     assert outputs.dtype == expected.dtype == "float16"
     np.testing.assert_allclose(outputs, expected, rtol=2e-2, atol=2e-2)
 
@@ -86,6 +96,17 @@ def test_others_stay_as_they_are(layer):
     held = vars(layer).get("convolution_op")
     with as_products(model):
         assert vars(layer).get("convolution_op") is held
+    assert vars(layer).get("convolution_op") is held
+
+
+def test_one_within_another_is_the_same():
+    layer = layers.Conv2D(4, 3)
+    model = keras.Sequential([layer])
+    with as_products(model):
+        with as_products(model):
+            assert "convolution_op" in vars(layer)
+        assert "convolution_op" in vars(layer)
+    assert "convolution_op" not in vars(layer)
 
 
 def test_layers_within_layers_and_all_is_put_back():

@@ -136,6 +136,26 @@ class TestAgreement:
         population.fit(x, x[:, 0, 0, 0] > 0.5, validation_split=0.25, iterations=2, verbose=0)
         assert not seen
 
+    def test_activations_of_loops_and_branches(self):
+        """A loop's body counts once a turn, as its gradient needs them all; a branch counts."""
+        import jax
+
+        from keras_popdescent.executors.engine import _computed_bytes
+
+        def count(function):
+            return _computed_bytes(jax.make_jaxpr(function)(np.zeros((3, 4), "float32")).jaxpr)
+
+        def loop(x):
+            return jax.lax.scan(lambda s, row: (s + row, None), x[0], x)[0]
+
+        def branch(x):
+            return jax.lax.cond(x[0, 0] > 0, lambda x: x @ np.ones((4, 100), "float32"),
+                                lambda x: np.zeros((3, 100), "float32"), x)  # fmt: skip
+
+        assert count(lambda x: x + 1) == 3 * 4 * 4
+        assert 3 * 16 <= count(loop) <= 3 * 16 + 64
+        assert count(branch) >= 3 * 100 * 4
+
     @pytest.mark.parametrize("batches", ["own", "common", "subset"])
     @pytest.mark.parametrize("sample", ["whole", "common", "own"])
     def test_plans(self, batches, sample):

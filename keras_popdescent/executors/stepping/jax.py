@@ -2,8 +2,8 @@
 
 On a CPU a small network's step takes less time than its call, and a loop is two to five times as
 fast; but XLA's convolutions are slow inside loops there (measured 5 to 40 times). On an accelerator
-all steps are in a loop. Both ways compute the same numbers. The vectorized executor has a loop of
-its own.
+all steps that are called by index are in a loop, if they keep the types of what they change. Both
+ways compute the same numbers. The vectorized executor has a loop of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from keras_popdescent.data.arrays import Indices
 from keras_popdescent.data.batch import Batch
 from keras_popdescent.executors.stepping.base import Stepper, merge_logs
+from keras_popdescent.executors.stepping.chunks import Chunks
 
 # Beyond, a step takes so long that its call does not matter.
 _MOST_PARAMETERS_LOOPED = 200_000
@@ -133,15 +134,22 @@ def _scanned(step: Any) -> Callable[..., Any]:
     The number of steps is known when it is compiled: an accelerator need not ask the host after
     each whether there is another.
     """
+    chunks = Chunks()
 
     @jax.jit
-    def run(state: Any, arrays: Any, rows: jax.Array) -> Any:
+    def scan(state: Any, arrays: Any, rows: jax.Array) -> Any:
         def body(state: Any, row: jax.Array) -> Any:
             logs, state = step(state, arrays, row)
             return state, logs
 
         state, logs = jax.lax.scan(body, state, rows)
         return jax.tree_util.tree_map(lambda values: values[-1], logs), state
+
+    def run(state: Any, arrays: Any, rows: Indices) -> Any:
+        last = None
+        for span in chunks.spans(*rows.shape):
+            last, state = scan(state, arrays, rows[span])
+        return last, state
 
     return run
 
