@@ -54,7 +54,8 @@ class Engine:
         self._rate = None if annealed is None else position[id(annealed)]
         # XLA's convolutions are slow inside loops on a CPU: there, a call for each batch.
         self._scans = jax.default_backend() != "cpu"
-        self._chunks = Chunks()
+        # Training and scoring are programs of their own.
+        self._train_chunks, self._test_chunks = Chunks(), Chunks()
         self._on_gpu = jax.default_backend() == "gpu"
         donated = (0,) if self._scans else ()
         self._train = jax.jit(self._train_all, donate_argnums=donated)
@@ -79,7 +80,7 @@ class Engine:
             own = stack[rate]
             stack = [*stack[:rate], own * np.float32(rate_factor), *stack[rate + 1 :]]
         metrics, last = self._metrics(len(stack[0])), {}
-        for block in self._blocks(rows):
+        for block in self._blocks(rows, self._train_chunks):
             stack, metrics, last = self._train(stack, metrics, arrays, block)
         if rate is not None:
             stack = [*stack[:rate], own, *stack[rate + 1 :]]
@@ -92,7 +93,7 @@ class Engine:
         for index, value in self._neutral.items():
             stack[index] = jnp.full_like(stack[index], value)
         metrics, last = self._metrics(size), {}
-        for block in self._blocks(rows):
+        for block in self._blocks(rows, self._test_chunks):
             metrics, last = self._test(stack, metrics, arrays, block)
         return _logs(last, size)
 
@@ -213,11 +214,11 @@ class Engine:
         values = self._one_s_metrics()
         return [jnp.broadcast_to(value, (size, *value.shape)) for value in values]
 
-    def _blocks(self, rows: list[Indices]) -> Iterator[Indices]:
+    def _blocks(self, rows: list[Indices], chunks: Chunks) -> Iterator[Indices]:
         for block in rows:
             steps, batch_size = block.shape[1:]
             if self._scans:
-                yield from (block[:, span] for span in self._chunks.spans(steps, batch_size))
+                yield from (block[:, span] for span in chunks.spans(steps, batch_size))
             else:
                 yield from (block[:, step : step + 1] for step in range(steps))
 

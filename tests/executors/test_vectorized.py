@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from keras_popdescent import ESGD, PopDescent, Population, TrainingPlan
+from keras_popdescent.data import prepare
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population import registry
 from keras_popdescent.strategies import Offspring, ScoringPlan
 from keras_popdescent.testing import ExecutorConformance
-from keras_popdescent.testing.executors import FIRST_VALUES
+from keras_popdescent.testing.executors import FIRST_VALUES, make_data
 
 pytestmark = pytest.mark.backend
 needs_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX only")
@@ -135,6 +136,22 @@ class TestAgreement:
         population = Population.from_model(image_classifier, 1, 1, executor=executor, seed=2)
         population.fit(x, x[:, 0, 0, 0] > 0.5, validation_split=0.25, iterations=2, verbose=0)
         assert not seen
+
+    def test_lengths_of_loops_are_those_of_training_and_of_scoring(self):
+        """What scores has another number of batches than what trains, and is one call too."""
+        executor = scanning()
+        arrays = make_data()
+        # Three batches of eight, which are not cut into two and one.
+        whole = (arrays["x"][:24], arrays["y"][:24])
+        data = prepare(**{**arrays, "validation_data": whole}, batch_size=8)
+        executor.start(self.suite.make_setup(data=data))
+        executor.advance([0, 1, 2], 2)
+        engine, calls = executor._stage(executor._values[0]).engine, []
+        for name in ("_train", "_test"):
+            original = getattr(engine, name)
+            setattr(engine, name, lambda *a, f=original, n=name: calls.append(n) or f(*a))
+        executor.advance([0, 1, 2], 2)
+        assert calls == ["_train", "_test"]
 
     def test_activations_of_loops_and_branches(self):
         """A loop's body counts once a turn, as its gradient needs them all; a branch counts."""
