@@ -56,7 +56,7 @@ def do_all(
 
 
 class _Process:
-    """A run in a process of its own; what it prints is in a file in its work folder.
+    """A run in a process of its own; what it prints is in a file beside its work folder.
 
     Args:
         name: The run's name.
@@ -65,7 +65,8 @@ class _Process:
     """
 
     def __init__(self, name: str, arguments: Sequence[str], smoke: bool) -> None:
-        self._log_path = work_folder(name, smoke).with_suffix(".log")
+        # Names have dots in them, which are no suffixes.
+        self._log_path = work_folder(f"{name}.log", smoke)
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = self._log_path.open("wb")
         self._began = time.perf_counter()

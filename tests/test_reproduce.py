@@ -698,6 +698,14 @@ class TestProcesses:
         assert "1 of 5 runs were done before" in printed and "c: done in" in printed
         assert not list((tmp_path / "cache").rglob("*.log"))
 
+    def test_names_with_dots_have_logs_of_their_own(self, program, tmp_path):
+        names = [
+            table3.name(rate, iterations, 34) for rate, iterations in table3.ROWS["iterations"]
+        ]
+        assert len({name.split(".")[0] for name in names}) == 1
+        processes.do_all(self.runs(*names), [], jobs=3)
+        assert all((tmp_path / name).exists() for name in names)
+
     def test_one_that_fails_ends_no_other_and_is_told(self, program, tmp_path, capsys):
         with pytest.raises(RuntimeError, match="These runs failed: bad"):
             processes.do_all(self.runs("bad", "c", "d"), [], jobs=1)
