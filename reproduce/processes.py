@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from reproduce.runs import Run, result_path, work_folder
+from reproduce.runs import Run, is_done, result_path, work_folder
 
 PROGRAM = (sys.executable, "-m", "reproduce")
 # Lines of a failed process's output that are shown.
@@ -32,7 +32,7 @@ def do_all(
     Raises:
         RuntimeError: After all others are done, if one failed; its last lines were printed.
     """
-    waiting = [run for run in todo if smoke or not result_path(run.name, smoke).exists()]
+    waiting = [run for run in todo if not is_done(run, smoke)]
     print(f"{len(todo) - len(waiting)} of {len(todo)} runs were done before", flush=True)
     running: dict[str, _Process] = {}
     failed: list[str] = []

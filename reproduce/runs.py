@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_popdescent import Population
-from keras_popdescent.tuners.result import SearchResult
 from reproduce.data import cache_folder
+
+if TYPE_CHECKING:
+    from keras_popdescent import Population
+    from keras_popdescent.tuners.result import SearchResult
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("keras", "keras-tuner", "numpy", "tensorflow", "tensorflow-cpu", "jax")
@@ -54,12 +56,17 @@ def do_all(todo: Sequence[Run], smoke: bool = False) -> list[Path]:
     for number, run in enumerate(todo, 1):
         path = result_path(run.name, smoke)
         paths.append(path)
-        if path.exists() and not smoke:
+        if is_done(run, smoke):
             print(f"[{number}/{len(todo)}] {run.name}: done before", flush=True)
             continue
         print(f"[{number}/{len(todo)}] {run.name}", flush=True)
         _do(run, path, smoke)
     return paths
+
+
+def is_done(run: Run, smoke: bool = False) -> bool:
+    """Whether a run has its result; one on a small slice is repeated each time."""
+    return not smoke and result_path(run.name).exists()
 
 
 def result_path(name: str, smoke: bool = False) -> Path:

@@ -660,7 +660,8 @@ class TestProcesses:
     def program(self, tmp_path, monkeypatch):
         """Processes that note when they begin and end, and fail or stay if their name says so."""
         monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "cache"))
-        monkeypatch.setattr(processes, "result_path", lambda name, smoke: tmp_path / name)
+        for module in (processes, runs):
+            monkeypatch.setattr(module, "result_path", lambda name, smoke=False: tmp_path / name)
         script = textwrap.dedent(f"""
             import os, pathlib, sys, time
             name = sys.argv[sys.argv.index("--only") + 1]

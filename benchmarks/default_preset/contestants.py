@@ -13,27 +13,20 @@ from functools import partial
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from benchmarks.default_preset import candidates
 from benchmarks.default_preset.tasks import loss
 from benchmarks.searches import EXTRAS, Search, tuners
 from benchmarks.searches.task import Found, Task
-from keras_popdescent import Offspring, PopDescent, PopDescentTuner, Population, PopulationView
+from keras_popdescent import PopDescent, PopDescentTuner, Population
 from keras_popdescent.strategies.base import Strategy
+from reproduce.methods.grid_search import Independent
 from reproduce.runs import refuse_interrupted
 
 # So many times a model is scored while it trains for a member's steps.
 LOOKS = 20
 DEFAULT = "PopDescent()"
 Contestants = Mapping[str, Search]
-
-
-class Independent(Strategy):
-    """Nobody is ever replaced: as many models as members, each on its own."""
-
-    def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
-        return []
 
 
 def independent(

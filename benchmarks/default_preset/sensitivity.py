@@ -20,10 +20,10 @@ import keras
 
 from benchmarks import records
 from benchmarks.default_preset import tasks
-from benchmarks.default_preset.contestants import Independent
 from benchmarks.default_preset.tables import grouped, losses
 from benchmarks.searches.task import Task
 from keras_popdescent import PopDescent, Population, Strategy
+from reproduce.methods.grid_search import Independent
 from reproduce.runs import refuse_interrupted
 
 NAME = "default_preset_sensitivity"

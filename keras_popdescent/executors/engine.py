@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from keras_popdescent.data.arrays import Indices
 from keras_popdescent.executors.convolutions import as_products
 from keras_popdescent.executors.stacks import Stack
 from keras_popdescent.executors.stepping.chunks import Chunks
+from keras_popdescent.executors.stepping.jax import gather, scan_rows
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.base import Offspring
@@ -54,6 +55,8 @@ class Engine:
         self._rate = None if annealed is None else position[id(annealed)]
         # XLA's convolutions are slow inside loops on a CPU: there, a call for each batch.
         self._scans = jax.default_backend() != "cpu"
+        # Batch size and shapes of a sample -> what a member's activations take.
+        self._activations: dict[Any, int] = {}
         # Training and scoring are programs of their own.
         self._train_chunks, self._test_chunks = Chunks(), Chunks()
         self._on_gpu = jax.default_backend() == "gpu"
@@ -107,9 +110,15 @@ class Engine:
             arrays: Data on the device.
             batch_size: Samples a batch.
         """
+        key = batch_size, *(array.shape[1:] for array in jax.tree_util.tree_leaves(arrays))
+        if key not in self._activations:
+            self._activations[key] = self._trace_bytes(arrays, batch_size)
+        return self._activations[key]
+
+    def _trace_bytes(self, arrays: Any, batch_size: int) -> int:
         member = [variable.value for variable in self.variables]
         rows = np.zeros((1, batch_size), np.int32)
-        with as_products(self._model) if self._on_gpu else nullcontext():
+        with self._convolutions(several=True):
             traced = jax.make_jaxpr(self._test_one)(member, self._one_s_metrics(), arrays, rows)
         return _computed_bytes(traced.jaxpr)
 
@@ -223,16 +232,16 @@ class Engine:
                 yield from (block[:, step : step + 1] for step in range(steps))
 
     def _train_all(self, stack: Stack, *arguments: Any) -> Any:
-        with self._convolutions(stack):
+        with self._convolutions(several=len(stack[0]) > 1):
             return jax.vmap(self._train_one, (0, 0, None, 0))(stack, *arguments)
 
     def _test_all(self, stack: Stack, *arguments: Any) -> Any:
-        with self._convolutions(stack):
+        with self._convolutions(several=len(stack[0]) > 1):
             return jax.vmap(self._test_one, (0, 0, None, 0))(stack, *arguments)
 
-    def _convolutions(self, stack: Stack) -> AbstractContextManager[None]:
+    def _convolutions(self, several: bool) -> AbstractContextManager[None]:
         """How convolutions are traced: those of several members on a GPU as matrix products."""
-        return as_products(self._model) if self._on_gpu and len(stack[0]) > 1 else nullcontext()
+        return as_products(self._model) if self._on_gpu and several else nullcontext()
 
     def _train_one(
         self, member: Stack, metrics: list[jax.Array], arrays: Any, rows: jax.Array
@@ -241,10 +250,9 @@ class Engine:
         state = tuple([member[index] for index in group] for group in places)
 
         def step(state: Any, row: jax.Array) -> Any:
-            logs, state = self._model.train_step(state, _gather(arrays, row))
-            return state, logs
+            return self._model.train_step(state, gather(arrays, row))
 
-        state, logs = _over(step, (*state, metrics), rows, self._scans)
+        logs, state = self._over(step, (*state, metrics), rows)
         changed = list(member)
         for group, values in zip(places, state, strict=False):
             for index, value in zip(group, values, strict=True):
@@ -258,19 +266,14 @@ class Engine:
         others = [member[index] for index in self._others]
 
         def step(state: Any, row: jax.Array) -> Any:
-            logs, state = self._model.test_step(state, _gather(arrays, row))
-            return state, logs
+            return self._model.test_step(state, gather(arrays, row))
 
-        state, logs = _over(step, (trainable, others, metrics), rows, self._scans)
+        logs, state = self._over(step, (trainable, others, metrics), rows)
         return state[-1], logs
 
-
-def _over(step: Callable[[Any, Any], Any], state: Any, rows: jax.Array, scans: bool) -> Any:
-    """Run a step over rows; return the state, and what the last step reported."""
-    if not scans:
-        return step(state, rows[0])
-    state, logs = jax.lax.scan(step, state, rows)
-    return state, jax.tree_util.tree_map(lambda values: values[-1], logs)
+    def _over(self, step: Callable[[Any, Any], Any], state: Any, rows: jax.Array) -> Any:
+        """Run a step over rows, or the only one; return what the last reported, and the state."""
+        return scan_rows(step, state, rows) if self._scans else step(state, rows[0])
 
 
 def _computed_bytes(jaxpr: Any) -> int:
@@ -281,15 +284,7 @@ def _computed_bytes(jaxpr: Any) -> int:
     """
     total = 0
     for equation in jaxpr.eqns:
-        inner = [
-            found
-            for value in equation.params.values()
-            for found in (
-                getattr(one, "jaxpr", one)
-                for one in (value if isinstance(value, list | tuple) else (value,))
-            )
-            if hasattr(found, "eqns")
-        ]
+        inner = list(_programs_in(equation.params.values()))
         if inner:
             turns = equation.params["length"] if equation.primitive.name == "scan" else 1
             total += turns * sum(map(_computed_bytes, inner))
@@ -299,8 +294,13 @@ def _computed_bytes(jaxpr: Any) -> int:
     return total
 
 
-def _gather(arrays: Any, row: jax.Array) -> Any:
-    return jax.tree_util.tree_map(lambda array: jnp.take(array, row, axis=0), arrays)
+def _programs_in(parameters: Iterable[Any]) -> Iterator[Any]:
+    """Yield the jaxprs among an operation's parameters: of a body, or of each branch."""
+    for value in parameters:
+        if isinstance(value, list | tuple):
+            yield from _programs_in(value)
+        elif hasattr(program := getattr(value, "jaxpr", value), "eqns"):
+            yield program
 
 
 def _logs(last: Any, size: int) -> list[dict[str, float]]:

@@ -54,10 +54,8 @@ class _Stage:
         self.stepper: Stepper = make_stepper(live.model)
         self.training: Any = None
         self.validation: Any = None
-        # What an executor that trains members at once has compiled for this structure, and, by
-        # batch size, how many bytes of activations it found a member to need.
+        # What an executor that trains members at once has compiled for this structure.
         self.engine: Any = None
-        self.activations: dict[int, int] = {}
 
 
 class SequentialExecutor(Executor):
@@ -266,7 +264,6 @@ class SequentialExecutor(Executor):
         self._sampler = _sampler(setup, score_seed)
         for stage in self._stages.values():
             stage.training = stage.validation = None
-            stage.activations.clear()
 
     def _check_validation(self) -> None:
         """Refuse validation data that the model does not take, before any training."""

@@ -133,10 +133,9 @@ class VectorizedExecutor(SequentialExecutor):
             return len(self._values)
         stage = self._stage(self._values[slot])
         batch_size = max(block.shape[1] for block in feed)
-        if batch_size not in stage.activations:
-            data = self._training_data(stage)
-            stage.activations[batch_size] = self._engine(stage).activation_bytes(data, batch_size)
-        needed = _STATES_NEEDED * self._store.num_bytes(slot) + stage.activations[batch_size]
+        data = self._training_data(stage)
+        needed = _STATES_NEEDED * self._store.num_bytes(slot)
+        needed += self._engine(stage).activation_bytes(data, batch_size)
         return max(int(_MEMORY_SHARE * limit / max(needed, 1)), 1)
 
     def _training_data(self, stage: _Stage) -> Any:

@@ -33,8 +33,8 @@ Curve = list[list[float]]
 SAVE_EVERY = 10
 
 
-class Apart(Strategy):
-    """Every member trains on, with the values that it began with."""
+class Independent(Strategy):
+    """Nobody is ever replaced: as many models as members, each on its own."""
 
     def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
         return []
@@ -151,7 +151,7 @@ def _train_together(
         lambda: build(keras.optimizers.Adam(), l2),
         len(cells),
         len(cells),
-        strategy=Apart(),
+        strategy=Independent(),
         mutate=["learning_rate", *([] if l2 is None else ["l2"])],
         seed=seed,
     )

@@ -35,10 +35,10 @@ class JaxStepper(Stepper):
         self._train = jax.jit(model.train_step)
         self._test = jax.jit(model.test_step)
         self._gather_train = jax.jit(
-            lambda state, arrays, row: model.train_step(state, _gather(arrays, row))
+            lambda state, arrays, row: model.train_step(state, gather(arrays, row))
         )
         self._gather_test = jax.jit(
-            lambda state, arrays, row: model.test_step(state, _gather(arrays, row))
+            lambda state, arrays, row: model.test_step(state, gather(arrays, row))
         )
         # A jitted step -> the loop around it, None where calls are better.
         self._loops: dict[Any, Callable[..., Any] | None] = {}
@@ -135,15 +135,9 @@ def _scanned(step: Any) -> Callable[..., Any]:
     each whether there is another.
     """
     chunks = Chunks()
-
-    @jax.jit
-    def scan(state: Any, arrays: Any, rows: jax.Array) -> Any:
-        def body(state: Any, row: jax.Array) -> Any:
-            logs, state = step(state, arrays, row)
-            return state, logs
-
-        state, logs = jax.lax.scan(body, state, rows)
-        return jax.tree_util.tree_map(lambda values: values[-1], logs), state
+    scan = jax.jit(
+        lambda state, arrays, rows: scan_rows(lambda s, row: step(s, arrays, row), state, rows)
+    )
 
     def run(state: Any, arrays: Any, rows: Indices) -> Any:
         last = None
@@ -152,6 +146,17 @@ def _scanned(step: Any) -> Callable[..., Any]:
         return last, state
 
     return run
+
+
+def scan_rows(step: Callable[[Any, Any], Any], state: Any, rows: jax.Array) -> Any:
+    """Run a step (state, row) -> (logs, state) over rows; return the last logs and the state."""
+
+    def body(state: Any, row: jax.Array) -> Any:
+        logs, state = step(state, row)
+        return state, logs
+
+    state, logs = jax.lax.scan(body, state, rows)
+    return jax.tree_util.tree_map(lambda values: values[-1], logs), state
 
 
 def _looped(step: Any) -> Callable[..., Any]:
@@ -175,7 +180,8 @@ def _padded(block: Indices) -> Indices:
     return np.pad(block, ((0, missing), (0, 0))) if missing else block
 
 
-def _gather(arrays: Any, row: Any) -> Any:
+def gather(arrays: Any, row: Any) -> Any:
+    """Return the samples of (samples, ...) arrays at (batch,) indices."""
     return jax.tree_util.tree_map(lambda array: jnp.take(array, row, axis=0), arrays)
 
 
