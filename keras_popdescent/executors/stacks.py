@@ -52,7 +52,10 @@ class States:
 
     def num_bytes(self, slot: int) -> int:
         """Return the size of a member's state in bytes."""
-        return self[slot].num_bytes()
+        if slot in self._loose:
+            return self._loose[slot].num_bytes()
+        [(slots, stack)] = [(s, stack) for s, stack in self._stacks.items() if slot in s]
+        return sum(column.nbytes for column in stack) // len(slots)
 
     def whole(self) -> list[int] | None:
         """Return all slots where they are one stack, and None else."""

@@ -215,6 +215,9 @@ class TestAgreement:
         for limit, expected in ((None, 3), (size / 0.6 * 2.5, 2), (1, 1)):
             monkeypatch.setattr(module, "device_memory", lambda limit=limit: limit)
             assert executor._most_at_once(0, rows) == expected
+        executor.advance([0, 1, 2], 2)
+        assert not executor._store._loose
+        assert executor._store.num_bytes(0) == executor.capture(0).num_bytes()
 
     def test_activations_grow_with_the_batch_and_the_windows_of_convolutions(self):
         first, second = SequentialExecutor(), scanning()
