@@ -15,16 +15,6 @@ from pathlib import Path
 
 from benchmarks import records, report
 
-# Those that take `--full` and `--results`.
-OURS = (
-    "overhead",
-    "versus_random_search",
-    "versus_reference_loop",
-    "scaling",
-    "memory",
-    "default_preset",
-)
-
 
 def names() -> list[str]:
     """Return the benchmarks that are there."""
@@ -40,9 +30,9 @@ def command(name: str, chosen: argparse.Namespace) -> list[str]:
     line = [sys.executable, "-m", f"benchmarks.{name}"]
     if chosen.quick:
         line.append("--quick")
-    if name in OURS and chosen.full:
+    if chosen.full:
         line.append("--full")
-    if name in OURS and chosen.results is not None:
+    if chosen.results is not None:
         line += ["--results", str(chosen.results)]
     return line
 

@@ -39,7 +39,8 @@ ABOUT = {
     ),
     "scaling": (
         "A member's time as the population grows, in units of its bare train steps alone; "
-        "1 is what members cost who train one after the other without anything else. "
+        "1 is what members cost who train one after the other without anything else. An iteration "
+        "is compared with that of one member in these units too, as both ran in other processes. "
         "Memory: what one more member adds to the process's peak (on an accelerator: to the "
         "device's), beside the size of its state."
     ),
@@ -47,8 +48,14 @@ ABOUT = {
         "What `PopDescent()` is worth at equal gradient steps. Everything is chosen on the "
         "validation part alone; the chosen model is scored once on the held-out part. The mean "
         "over seeds with its standard deviation and 95 % interval (Student's t), and the "
-        "difference to `PopDescent()` with the p-value of Welch's two-sided t-test. Candidates for "
-        "the default are in italics."
+        "difference to `PopDescent()` with the p-value of a two-sided t-test: Welch's where all "
+        "seeds share one split, Student's of the pairs where each seed has its own (contestants of "
+        "fewer seeds are compared on those alone, whatever the means say). Candidates for the "
+        "default are in italics."
+    ),
+    "default_preset_sensitivity": (
+        "One thing varied at a time on the regression, at equal gradient steps: the loss on the "
+        "held-out part."
     ),
     "memory": "Resident memory over the iterations of a long search.",
 }
@@ -61,7 +68,7 @@ def median(times: Sequence[float]) -> float:
 
 def ratio(times: Sequence[float], others: Sequence[float]) -> str:
     """Return the ratio of two medians, with the range of the ratios turn by turn."""
-    by_turn = [a / b for a, b in zip(times, others, strict=False)]
+    by_turn = [a / b for a, b in zip(times, others, strict=True)]
     return f"{_short(median(times) / median(others))} ({_short(min(by_turn))} to " + (
         f"{_short(max(by_turn))})"
     )
@@ -120,7 +127,12 @@ def _searches(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
     def against(name: str, rows: Sequence[Record], inverse: bool = False) -> str:
         if not base or rows is base:
             return "1" if base else "not run"
-        own, others = column(name, rows), column(name, base)
+        seeds = {r["seed"] for r in rows} & {r["seed"] for r in base}
+        if not seeds:
+            return "other seeds"
+        own, others = (
+            column(name, [r for r in some if r["seed"] in seeds]) for some in (rows, base)
+        )
         return ratio(others, own) if inverse else ratio(own, others)
 
     titles = (
@@ -185,11 +197,16 @@ def _scaling_row(row: Record, rows: Sequence[Record]) -> tuple[Any, ...]:
         row["executor"],
         size,
         ratio(row["iteration"], alone),
-        "" if one is None else _short(median(row["iteration"]) / median(one["iteration"])),
+        "" if one is None else _short(_in_steps(row) / _in_steps(one)),
         "" if large is None else f"{median(large) / median(row['iteration']):.1%}",
         "" if one is None or size == 1 else _bytes((_peak(row) - _peak(one)) / (size - 1)),
         _bytes(row["state_bytes"]),
     )
+
+
+def _in_steps(row: Record) -> float:
+    """Return an iteration's time in units of the bare steps that were measured beside it."""
+    return median(row["iteration"]) / median(row["one_member"])
 
 
 def _peak(row: Record) -> float:
@@ -242,10 +259,10 @@ def document(results: Sequence[Record]) -> str:
     lines = [
         "# Benchmarks: results",
         "",
-        "Written by `python -m benchmarks` from the JSON files in `results/`. Each figure is a",
-        "ratio of medians of things that were measured in one run, by turns; in brackets the",
+        "Written by `python -m benchmarks` from the JSON files in `results/`. Each figure of speed",
+        "is a ratio of medians of things that were measured in one run, by turns; in brackets the",
         "smallest and the largest ratio of a turn. An absolute time says nothing about another",
-        "machine.",
+        "machine. Losses are those of models at equal gradient steps.",
     ]
     names = [*BENCHMARKS, *sorted({r["benchmark"] for r in results} - set(BENCHMARKS))]
     for name in names:

@@ -3,9 +3,10 @@
 Each point is measured in a process of its own, whose memory is then that of one population: the
 iterations of a population by turns with the bare train steps of a single member. On JAX members
 also train at once (the vectorized executor), by turns with one model that takes all members'
-batches as one large batch: what the device could do at most.
+batches as one large batch: what the device could do at most. Points of an earlier run that are not
+asked for stay in the results.
 
-    python -m benchmarks.scaling [--quick] [--full]
+    python -m benchmarks.scaling [--quick] [--full] [--sizes 2 5 50] [--batches 64]
 """
 
 from __future__ import annotations
@@ -56,7 +57,15 @@ class Point:
     repetitions: int = 5
 
 
-def points(backend: str, on_accelerator: bool, quick: bool, full: bool) -> list[Point]:
+def points(
+    backend: str,
+    on_accelerator: bool,
+    quick: bool,
+    full: bool,
+    sizes: Sequence[int] = SIZES,
+    batches: int = Point.batches,
+    repetitions: int = Point.repetitions,
+) -> list[Point]:
     """Return what is measured.
 
     Args:
@@ -64,12 +73,20 @@ def points(backend: str, on_accelerator: bool, quick: bool, full: bool) -> list[
         on_accelerator: The convolutional network with 100 members takes hours on a CPU.
         quick: Few and small.
         full: The convolutional network in any case.
+        sizes: Numbers of members.
+        batches: Gradient steps of a member in an iteration.
+        repetitions: How many iterations are measured.
     """
     executors = ["sequential", *(["vectorized"] if backend == "jax" else [])]
     if quick:
         return [Point("MLP 64-64-10", e, size, 8, 2) for e in executors for size in (1, 3)]
     chosen = ["MLP 64-64-10", *(["CIFAR-10 network"] if on_accelerator or full else [])]
-    return [Point(name, e, size) for name in chosen for e in executors for size in SIZES]
+    return [
+        Point(name, executor, size, batches, repetitions)
+        for name in chosen
+        for executor in executors
+        for size in sizes
+    ]
 
 
 def measure(point: Point) -> records.Record:
@@ -116,6 +133,11 @@ def measure(point: Point) -> records.Record:
     }
 
 
+def place(row: records.Record) -> tuple[str, str, int]:
+    """Return what tells a point, and its place in the table."""
+    return row["network"], row["executor"], row["size"]
+
+
 def device_peak() -> int | None:
     """Return the most memory in use on the accelerator, None where there is none or it is mute."""
     if keras.backend.backend() != "jax":
@@ -144,6 +166,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, and write the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     records.add_options(parser)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of members")
+    parser.add_argument(
+        "--batches", type=int, default=Point.batches, help="a member's steps in an iteration"
+    )
+    parser.add_argument("--repetitions", type=int, default=Point.repetitions)
     parser.add_argument("--point", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.point:
@@ -154,13 +181,18 @@ def main(arguments: list[str] | None = None) -> None:
     backend = keras.backend.backend()
     on_accelerator = not records.on_cpu(records.device(backend))
     folder = records.folder_of(chosen)
-    rows: list[records.Record] = []
+    todo = points(
+        backend, on_accelerator, chosen.quick, chosen.full,
+        chosen.sizes, chosen.batches, chosen.repetitions,
+    )  # fmt: skip
+    asked = {(point.network, point.executor, point.size) for point in todo}
+    rows = [row for row in records.earlier("scaling", backend, folder) if place(row) not in asked]
     not_run = []
     if not on_accelerator and not chosen.full:
         not_run.append("The CIFAR-10 network: no accelerator here (`--full` runs it all the same).")
-    for point in points(backend, on_accelerator, chosen.quick, chosen.full):
+    for point in todo:
         try:
-            rows.append(measure_apart(point))
+            rows = sorted([*rows, measure_apart(point)], key=place)
         except RuntimeError as error:
             print(error, file=sys.stderr)
             not_run.append(

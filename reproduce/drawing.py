@@ -19,6 +19,8 @@ COLOURS = {
 }
 # What the file of the paper's curves calls Population Descent.
 _OTHER_NAMES = {"PopDescent": "Population Descent"}
+# Losses above are cut off: a few first points of the paper's ESGD, and its worst RandomSearch.
+TOP = 1.2
 Curve = Sequence[Sequence[float]]
 
 
@@ -31,6 +33,18 @@ def paper_curves() -> dict[str, list[list[list[float]]]]:
             point = [float(row["gradient_steps"]), float(row["validation_loss"])]
             found[method][row["seed_index"]].append(point)
     return {method: list(seeds.values()) for method, seeds in found.items()}
+
+
+def mean_between(curves: Sequence[Curve], low: float, high: float) -> list[float]:
+    """Return each curve's mean loss between two numbers of steps, of those that have points there.
+
+    Args:
+        curves: Curves of (gradient steps, loss) points.
+        low: Fewest gradient steps.
+        high: Most gradient steps.
+    """
+    inside = [[loss for step, loss in curve if low <= step <= high] for curve in curves]
+    return [float(np.mean(losses)) for losses in inside if losses]
 
 
 def figure1(curves: Mapping[str, Sequence[Curve]], path: Path) -> Path:
@@ -60,7 +74,7 @@ def figure1(curves: Mapping[str, Sequence[Curve]], path: Path) -> Path:
         axis.set_title(method if curves.get(method) else f"{method} (ours not run)", fontsize=11)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=9)
-        axis.set_ylim(0.15, 1.2)
+        axis.set_ylim(0.15, TOP)
     for axis in axes[2:]:
         axis.set_xlabel("gradient steps, as the paper counts")
     for axis in axes[::2]:

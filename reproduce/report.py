@@ -6,15 +6,16 @@ The paper's numbers come from `paper/paper_tables.csv` and `paper/paper_figure1.
 from __future__ import annotations
 
 import csv
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from reproduce import drawing, figure1, table1, table2, table3, table4
 from reproduce.runs import RESULTS, read_all
+from reproduce.significance import LEVEL, p_against, said, summary, welch
 
 FOLDER = Path(__file__).parent
 PAPER = FOLDER / "paper" / "paper_tables.csv"
@@ -26,9 +27,6 @@ METHODS = {
     "esgd": "ESGD",
     "popdescent": "Population Descent",
 }
-# Differences of at most so many of the paper's standard deviations count as a match.
-MATCH = 2.0
-CONFIDENCE = 0.95
 Result = dict[str, Any]
 
 
@@ -105,12 +103,24 @@ def distance(ours: float, paper: tuple[float, float]) -> float:
     return (ours - paper[0]) / paper[1]
 
 
-def verdict(ours: float, paper: tuple[float, float]) -> str:
-    """Return a plain word on one number."""
-    difference = distance(ours, paper)
-    if abs(difference) <= MATCH:
-        return "matches"
-    return "lower than published" if difference < 0 else "higher than published"
+def verdict(ours: Sequence[float], paper: tuple[float, float], seeds: int) -> str:
+    """Return a plain word on some losses, with the p-value behind it.
+
+    Args:
+        ours: (seeds,) losses.
+        paper: The published mean and standard deviation.
+        seeds: Of how many seeds those are.
+    """
+    p = p_against(ours, *paper, seeds)
+    if p >= LEVEL:
+        return f"matches, p {said(p)}"
+    word = "lower" if statistics.fmean(ours) < paper[0] else "higher"
+    return f"{word} than published, p {said(p)}"
+
+
+def size(ours: float, paper: tuple[float, float]) -> str:
+    """Return a plain word on a mean over settings, whose spread is no noise."""
+    return "of the same size" if abs(distance(ours, paper)) <= 1.0 else "of another size"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -124,8 +134,8 @@ def of_seeds(pattern: str, seeds: Sequence[int], folder: Path) -> list[Result]:
     return [result for result in read_all(pattern, folder) if result["seed"] in seeds]
 
 
-def compared(ours: Sequence[Result], paper: Published) -> list[str]:
-    """Return the columns that compare results with a row of the paper."""
+def compared(ours: Sequence[Result], paper: Published, seeds: int) -> list[str]:
+    """Return the columns that compare results with a row of the paper, which has so many seeds."""
     if not ours:
         trained = "-" if paper.train is None else with_spread(*paper.train)
         return [str(paper), "not run", "0", "-", "-", trained, "not run", "-"]
@@ -136,7 +146,7 @@ def compared(ours: Sequence[Result], paper: Published) -> list[str]:
         str(test),
         str(len(ours)),
         f"{distance(test.mean, paper.test):+.1f} σ",
-        verdict(test.mean, paper.test),
+        verdict(test.values, paper.test, seeds),
     ]
     if paper.train is None:
         return columns
@@ -168,7 +178,12 @@ def report_table1(folder: Path) -> list[str]:
                 if len(ours) < len(table1.SEEDS):
                     partial.append(len(ours))
                 rows.append(
-                    [dataset_title, regularization, title, *compared(ours, paper)]
+                    [
+                        dataset_title,
+                        regularization,
+                        title,
+                        *compared(ours, paper, len(table1.SEEDS)),
+                    ]
                     + [f"{paper.steps:,}", *steps_of(ours)]
                 )
     titles = ["data", "regularization", "method", *COMPARED]
@@ -229,17 +244,19 @@ def report_fair(folder: Path) -> list[str]:
                 accuracy = statistics.fmean(result["fair"]["test_accuracy"] for result in ours)
                 full = statistics.fmean(result["all_steps"] for result in ours)
                 others = [result["fair"]["test_loss"] for result in reference]
+                own = summary(losses)
+                known = own.count > 1
                 rows.append(
                     [
                         dataset_title,
                         regularization,
                         title,
-                        str(Numbers(tuple(losses))),
-                        interval(losses),
+                        with_spread(own.mean, own.sd if known else None),
+                        f"{own.low:.3f} to {own.high:.3f}" if known else "-",
                         f"{accuracy:.1%}",
                         len(ours),
                         f"{full:,.0f}",
-                        "-" if method == "popdescent" else welch(losses, others),
+                        "-" if method == "popdescent" else above(losses, others),
                     ]
                 )
     titles = [
@@ -263,30 +280,14 @@ def fair_results(dataset: str, regularization: str, method: str, folder: Path) -
     return of_seeds(f"{name}_[0-9]*.json", table1.SEEDS, folder)
 
 
-def interval(losses: Sequence[float]) -> str:
-    """Return the confidence interval of a mean, by Student's t."""
-    if len(losses) < 2:
-        return "-"
-    from scipy import stats
-
-    error = statistics.stdev(losses) / math.sqrt(len(losses))
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(losses) - 1)) * error
-    mean = statistics.fmean(losses)
-    return f"{mean - half:.3f} to {mean + half:.3f}"
-
-
-def welch(losses: Sequence[float], others: Sequence[float]) -> str:
+def above(losses: Sequence[float], others: Sequence[float]) -> str:
     """Return the difference of means with its interval and Welch's p."""
     if not others:
         return "-"
-    difference = statistics.fmean(losses) - statistics.fmean(others)
+    found = welch(losses, others)
     if min(len(losses), len(others)) < 2:
-        return f"{difference:+.3f} (too few seeds)"
-    from scipy import stats
-
-    test = stats.ttest_ind(losses, others, equal_var=False)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return f"{difference:+.3f}, {low:+.3f} to {high:+.3f} (p = {test.pvalue:.2g})"
+        return f"{found.difference:+.3f} (too few seeds)"
+    return f"{found.difference:+.3f}, {found.low:+.3f} to {found.high:+.3f} (p {said(found.p)})"
 
 
 def report_table2(folder: Path) -> list[str]:
@@ -303,7 +304,7 @@ def report_table2(folder: Path) -> list[str]:
             partial.append(len(ours))
         rows.append(
             [regularization, _on(row.randomization), _on(row.cv_selection)]
-            + [*compared(ours, paper), *steps_of(ours)]
+            + [*compared(ours, paper, len(table2.SEEDS)), *steps_of(ours)]
         )
     titles = ["regularization", "randomization", "CV selection", *COMPARED, "counted", "all"]
     return [
@@ -365,7 +366,7 @@ def report_sensitivity(number: str, folder: Path) -> list[str]:
                 str(paper),
                 str(ours) if ours else "-",
                 f"{distance(ours.mean, paper.test):+.1f} σ" if ours and paper else "-",
-                verdict(ours.mean, paper.test) if ours and paper else "incomplete",
+                size(ours.mean, paper.test) if ours and paper else "incomplete",
             ]
         )
     titles = ["varied", "setting 1", "setting 2", "setting 3"]
@@ -374,7 +375,8 @@ def report_sensitivity(number: str, folder: Path) -> list[str]:
         "",
         f"CIFAR-10 without regularization, seed {module.SEED}; a setting is learning rate, "
         f"{'iterations' if number == '3' else 'generations'}: test loss. Mean ± standard deviation "
-        "over the three settings.",
+        "over the three settings: σ says how much the setting matters, and a mean within it is no "
+        "more than of the same size.",
         "",
         *table([*titles, "paper", "ours", "difference", "verdict"], rows),
         "",
@@ -402,9 +404,39 @@ def report_figure1(folder: Path, output: Path) -> tuple[list[str], list[Path]]:
         "Thin: the paper's raw curves, one a seed. Thick: ours. Grid search's loss is on test "
         "images, ESGD's on all of them, as published; ESGD's is measured after each generation. "
         "Grid search and RandomSearch are Table 1's runs, whatever their seeds. "
-        f"Seeds of ours (the paper has 6): {counts}.",
+        f"Seeds of ours (the paper has 6): {counts}. "
+        f"The picture ends at a loss of {drawing.TOP:g}.",
+        "",
+        *table(
+            ["method", "gradient steps", "paper: a seed's mean loss there", "ours"],
+            [row for title, found in curves.items() for row in thirds(title, found)],
+        ),
         "",
     ], [path]
+
+
+def thirds(title: str, curves: Sequence[drawing.Curve]) -> list[list[str]]:
+    """Return rows on a method's curves, one for each third of the steps that the paper's take.
+
+    Args:
+        title: The method, as the paper calls it.
+        curves: Ours, one a seed.
+    """
+    theirs = drawing.paper_curves()[title]
+    steps = [step for curve in theirs for step, _ in curve]
+    ends = [min(steps) + third * (max(steps) - min(steps)) / 3 for third in range(4)]
+    return [
+        [title, f"{low:,.0f} to {high:,.0f}"]
+        + [_range(drawing.mean_between(some, low, high)) for some in (theirs, curves)]
+        for low, high in pairwise(ends)
+    ]
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """Return the least and the largest of some numbers; a dash for none."""
+    if not numbers:
+        return "-"
+    return " to ".join(dict.fromkeys(f"{end:.3f}" for end in (min(numbers), max(numbers))))
 
 
 def _curve_pattern(method: str) -> str:
@@ -440,8 +472,10 @@ def write(folder: Path | None = None, output: Path | None = None) -> list[Path]:
         "# Results",
         "",
         "Made by `python -m reproduce report` from the files in `results/` and the paper's numbers "
-        "in `paper/`. σ is the paper's standard deviation; a difference of at most "
-        f"{MATCH:g} σ counts as a match.",
+        "in `paper/`. σ is the paper's standard deviation. Verdicts are those of Welch's t-test "
+        "between our seeds and the published mean, σ and number of seeds: *matches* is "
+        f"p >= {LEVEL:g}, no difference that can be seen with so many seeds. One seed is taken to "
+        "spread like the paper's.",
         "",
     ]
     lines = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
@@ -206,6 +206,21 @@ class TestMeasuring:
         assert {point.network for point in todo} == networks
         assert len(todo) == len(set(todo)) == 7 * len(executors) * len(networks)
 
+    def test_scaling_goes_on_where_an_earlier_run_ended(self, monkeypatch, tmp_path):
+        def measured(point):
+            return {
+                **asdict(point), "iteration": [3.0], "one_member": [1.0], "one_large_batch": None,
+                "state_bytes": 1, "peak_bytes": point.batches, "device_peak_bytes": None,
+            }  # fmt: skip
+
+        monkeypatch.setattr(scaling, "measure_apart", measured)
+        keep = ["--results", str(tmp_path), "--repetitions", "1"]
+        scaling.main([*keep, "--sizes", "1", "5", "--batches", "4"])
+        scaling.main([*keep, "--sizes", "2", "5", "--batches", "8"])
+        [record] = records.load(tmp_path)
+        found = [(row["size"], row["peak_bytes"]) for row in record["rows"]]
+        assert found[:3] == [(1, 4), (2, 8), (5, 8)]
+
     def test_a_point_that_fails_says_why(self):
         with pytest.raises(RuntimeError, match="no such network"):
             scaling.measure_apart(scaling.Point("no such network", "sequential", 1))
@@ -338,6 +353,11 @@ class TestTables:
             searched("PopDescentTuner", 1, 2.0, 0.1),
             searched("PopDescentTuner", 0, 4.0, 0.4),
         ]
+        one_seed = report.versus_random_search([*rows, searched("Optuna", 1, 10.0, 0.1)])
+        assert cells(one_seed[-1])[2] == "2.00 (2.00 to 2.00)"
+        assert cells(report.versus_random_search([*rows, searched("Optuna", 7, 10.0, 0.1)])[-1])[
+            2
+        ] == ("other seeds")
         lines = report.versus_random_search(rows)
         assert lines[0] == "**digits**, medians of 2 seeds"
         assert cells(lines[-2])[:4] == ["RandomSearch", "3,800 of 3,800", "1", ""]
@@ -354,7 +374,9 @@ class TestTables:
                 "peak_bytes": peak, "device_peak_bytes": None,
             }  # fmt: skip
 
-        last = cells(report.scaling([point(1, 2.0, 2**30), point(5, 6.0, 2**30 + 2**24)])[-1])
+        # Everything took twice as long while one member was measured.
+        one = {**point(1, 4.0, 2**30), "one_member": [2.0]}
+        last = cells(report.scaling([one, point(5, 6.0, 2**30 + 2**24)])[-1])
         assert last[3:] == ["1.20 (1.20 to 1.20)", "3.00", "50.0%", "4.00 MiB", "1.00 MiB"]
 
     def test_the_document_says_what_was_not_run(self, tmp_path):
@@ -437,4 +459,3 @@ class TestCommand:
 
     def test_all_that_are_listed_are_there(self):
         assert set(report.BENCHMARKS) - set(command.names()) <= {"memory"}
-        assert set(command.OURS) <= set(command.names())

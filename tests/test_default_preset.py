@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from benchmarks import records, report
 from benchmarks.default_preset import __main__ as command
 from benchmarks.default_preset import contestants, sensitivity, tables, tasks
-from benchmarks.default_preset.statistics import summary, welch
 from benchmarks.searches.task import Found, Range
 from keras_popdescent import PopDescent
 from keras_popdescent.plots.style import RC
@@ -52,6 +50,7 @@ class TestTasks:
         first, again, other = (make(seed).validation[0] for seed in (0, 0, 1))
         np.testing.assert_array_equal(first, again)
         assert np.mean(first == other) < 0.9
+        assert make().own_split
 
     def test_a_regression_is_judged_by_its_squared_error(self):
         task = tasks.tiny(tasks.friedman())
@@ -100,26 +99,6 @@ class TestContestants:
         )
 
 
-class TestStatistics:
-    def test_by_hand(self):
-        found = summary([1.0, 2.0, 3.0])
-        # Student's t of two degrees of freedom, 4.303, times 1 / sqrt(3).
-        assert (found.count, found.mean, found.sd) == (3, 2.0, 1.0)
-        assert (found.low, found.high) == (
-            pytest.approx(-0.484, abs=1e-3),
-            pytest.approx(4.484, abs=1e-3),
-        )
-
-    def test_one_seed_has_no_interval(self):
-        assert math.isnan(summary([1.0]).sd)
-        assert math.isnan(welch([1.0], [1.0, 2.0]))
-
-    def test_welch(self):
-        # t = -sqrt(3 / 2), 4 degrees of freedom.
-        assert welch([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]) == pytest.approx(0.288, abs=1e-3)
-        assert welch([1.0, 1.0], [1.0, 1.0]) == 1.0
-
-
 class TestRunning:
     @pytest.fixture
     def searches(self, task):
@@ -155,9 +134,10 @@ class TestRunning:
         assert 0.0 <= row["test_accuracy"] <= 1.0
 
 
-def row(contestant, seed, loss, task="a", candidate=False, accuracy=0.5):
+def row(contestant, seed, loss, task="a", candidate=False, accuracy=0.5, own_split=False):
     return {
-        "task": task, "metric": "cross_entropy", "contestant": contestant, "candidate": candidate,
+        "task": task, "metric": "cross_entropy", "own_split": own_split,
+        "contestant": contestant, "candidate": candidate,
         "seed": seed, "seconds": 1.0, "gradient_steps": 100, "budget": 100,
         "validation_loss": loss, "test_loss": loss, "test_accuracy": accuracy,
     }  # fmt: skip
@@ -179,8 +159,21 @@ class TestTables:
         first = [cell.strip() for cell in body[0].strip("|").split("|")]
         assert first[:5] == ["**PopDescent()**", "100", "3", "0.1100", "0.0100"]
         assert first[7:9] == ["", ""]
-        assert "+0.2000" in body[1] and "< 0.001" in body[1]
+        # The standard error of either mean is 0.01 / sqrt(3).
+        assert "| +0.2000 ± 0.0082 | < 0.001 |" in body[1]
         assert "*variant*" in body[2]
+
+    def test_splits_of_their_own_are_compared_in_pairs(self):
+        """A contestant on the two hard splits alone has the higher mean, and is the better one."""
+        base = rows(tables.DEFAULT, [0.1, 0.1, 0.5, 0.7], own_split=True)
+        other = [row("other", seed, loss, own_split=True) for seed, loss in ((2, 0.4), (3, 0.58))]
+        lines = tables.section([*base, *other])
+        assert "compared in pairs" in lines[0]
+        body = [line for line in lines if line.startswith("| ")][1:]
+        assert body[0].startswith("| other | 100 | 2 | 0.4900 |")
+        assert "| -0.1100 ± 0.0100 | 0.058 |" in body[0]
+        alone = tables.section([row("other", 7, 0.4, own_split=True), *base])
+        assert any(line.startswith("| other |") and line.endswith("|  |  |") for line in alone)
 
     def test_targets(self):
         peers = ("KerasTuner RandomSearch", "best of 5, Adam 0.001", "cosine Adam, all steps")
@@ -192,6 +185,9 @@ class TestTables:
         lines = tables.section([*better, *worse])
         assert any("worse (KerasTuner RandomSearch)" in line for line in lines)
         assert any("each p < 0.05: better (1 of 2)" in line for line in lines)
+        # All three must be there.
+        lines = tables.section([r for r in better if "cosine" not in r["contestant"]])
+        assert any("on no task (0 of 1)" in line for line in lines)
 
     def test_one_seed_decides_nothing(self):
         lines = tables.section(

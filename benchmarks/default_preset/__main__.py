@@ -32,6 +32,7 @@ def measure(name: str, search: Search, task: Task, seed: int, candidate: bool) -
     return {
         "task": task.name,
         "metric": task.metric,
+        "own_split": task.own_split,
         "contestant": name,
         "candidate": candidate,
         "seed": seed,

@@ -6,12 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.default_preset.statistics import summary, welch
 from benchmarks.records import Record
+from reproduce.significance import Comparison, paired, said, summary, welch
 
 DEFAULT = "PopDescent()"
-# A difference counts below this p.
-LEVEL = 0.05
 Rows = Sequence[Record]
 
 
@@ -19,7 +17,8 @@ def section(rows: Rows) -> list[str]:
     """Return the tables of a comparison."""
     lines: list[str] = []
     for task, of_task in grouped(rows, "task").items():
-        lines += ["", f"**{task}**, {of_task[0]['metric'].replace('_', ' ')}", ""]
+        pairs = ", a split for each seed: compared in pairs" if of_task[0]["own_split"] else ""
+        lines += ["", f"**{task}**, {of_task[0]['metric'].replace('_', ' ')}{pairs}", ""]
         lines += _table(of_task)
     tasks = grouped([row for row in rows if not row["candidate"]], "task")
     return [*lines[1:], "", *targets(tasks)]
@@ -53,14 +52,36 @@ def losses(rows: Rows) -> list[float]:
     return [float(row["test_loss"]) for row in rows]
 
 
+def compared(rows: Rows, base: Rows) -> Comparison | None:
+    """Compare a contestant with the default; None where they have no split in common.
+
+    Pair by pair where each seed has a split of its own, by which losses differ far more than by
+    contestant; else by Welch's test over all seeds of both.
+    """
+    if not rows or not base:
+        return None
+    if not base[0]["own_split"]:
+        return welch(losses(rows), losses(base))
+    by_seed = {row["seed"]: row for row in base}
+    shared = [row for row in rows if row["seed"] in by_seed]
+    if not shared:
+        return None
+    return paired(losses(shared), losses([by_seed[row["seed"]] for row in shared]))
+
+
 def _table(rows: Rows) -> list[str]:
     by_name = grouped(rows, "contestant")
     base = by_name.get(DEFAULT, [])
     titles = (
         "contestant", "steps", "seeds", "test loss", "sd", "95 % interval", "accuracy",
-        f"above {DEFAULT}", "p",
+        f"above {DEFAULT}, standard error", "p",
     )  # fmt: skip
-    ranked = sorted(by_name.items(), key=lambda pair: summary(losses(pair[1])).mean)
+
+    def place(pair: tuple[str, Rows]) -> float:
+        found = compared(pair[1], base)
+        return summary(losses(pair[1])).mean if found is None else found.difference
+
+    ranked = sorted(by_name.items(), key=place)
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     return lines + ["| " + " | ".join(_line(*pair, base)) + " |" for pair in ranked]
 
@@ -69,7 +90,7 @@ def _line(name: str, rows: Rows, base: Rows) -> list[str]:
     found = summary(losses(rows))
     accuracies = [float(row["test_accuracy"]) for row in rows if row["test_accuracy"] is not None]
     known = found.count > 1
-    compared = base and name != DEFAULT
+    comparison = None if name == DEFAULT else compared(rows, base)
     return [
         f"*{name}*" if rows[0]["candidate"] else f"**{name}**" if name == DEFAULT else name,
         f"{sum(row['gradient_steps'] for row in rows) / len(rows):,.0f}",
@@ -78,13 +99,13 @@ def _line(name: str, rows: Rows, base: Rows) -> list[str]:
         f"{found.sd:.4f}" if known else "",
         f"{found.low:.4f} to {found.high:.4f}" if known else "",
         f"{sum(accuracies) / len(accuracies):.2%}" if accuracies else "",
-        f"{found.mean - summary(losses(base)).mean:+.4f}" if compared else "",
-        _p(welch(losses(rows), losses(base))) if compared else "",
+        *(("", "") if comparison is None else (_difference(comparison), said(comparison.p))),
     ]
 
 
-def _p(value: float) -> str:
-    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
+def _difference(comparison: Comparison) -> str:
+    error = "" if math.isnan(comparison.error) else f" ± {comparison.error:.4f}"
+    return f"{comparison.difference:+.4f}{error}"
 
 
 def targets(tasks: Mapping[str, Rows]) -> list[str]:
@@ -98,14 +119,17 @@ def targets(tasks: Mapping[str, Rows]) -> list[str]:
     for task, rows in tasks.items():
         by_name = grouped(rows, "contestant")
         base = by_name.pop(DEFAULT, [])
-        others = {name: rows for name, rows in by_name.items() if not name.startswith("PopDescent")}
-        if not base or not others:
+        others = {
+            name: found
+            for name, rows in by_name.items()
+            if not name.startswith("PopDescent") and (found := compared(rows, base)) is not None
+        }
+        if not others:
             continue
-        own = summary(losses(base)).mean
-        best = min(others, key=lambda name: summary(losses(others[name])).mean)
-        if own > summary(losses(others[best])).mean and _differ(base, others[best]):
+        best = min(others, key=lambda name: others[name].difference)
+        if others[best].difference < 0 and others[best].counts:
             worse.append(f"{task} ({best})")
-        if beaten(base, others):
+        if beaten(others):
             better.append(task)
     return [
         "Worse than the best other contestant, p < 0.05: "
@@ -118,15 +142,8 @@ def targets(tasks: Mapping[str, Rows]) -> list[str]:
     ]
 
 
-def beaten(base: Rows, others: Mapping[str, Rows]) -> bool:
+def beaten(others: Mapping[str, Comparison]) -> bool:
     """Return whether those that the target names are all worse, p < 0.05; they must be there."""
-    named = [n for n in others if "RandomSearch" in n or "best of" in n or "cosine" in n]
-    own = summary(losses(base)).mean
-    return bool(named) and all(
-        summary(losses(others[name])).mean > own and _differ(base, others[name]) for name in named
-    )
-
-
-def _differ(rows: Rows, others: Rows) -> bool:
-    p = welch(losses(rows), losses(others))
-    return not math.isnan(p) and p < LEVEL
+    named = ("RandomSearch", "best of", "cosine")
+    found = [[others[name] for name in others if part in name] for part in named]
+    return all(found) and all(one.difference > 0 and one.counts for some in found for one in some)

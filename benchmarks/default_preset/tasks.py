@@ -46,7 +46,7 @@ def digits(seed: int = 0) -> Task:
     return Task(
         "digits, noisy labels", tasks.build_mlp, SPACE,
         (x[:500], y[:500]), (x[500:750], y[500:750]), (x[750:], y[750:]),
-        epochs=40, batch_size=32,
+        epochs=40, batch_size=32, own_split=True,
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def friedman(seed: int = 0) -> Task:
     return Task(
         "Friedman regression", build_regression, SPACE,
         (x[:500], y[:500]), (x[500:750], y[500:750]), (x[750:], y[750:]),
-        epochs=50, batch_size=32, metric=SQUARED_ERROR,
+        epochs=50, batch_size=32, metric=SQUARED_ERROR, own_split=True,
     )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ class Task:
         batch_size: Samples a batch.
         target: RandomSearch's time over PopDescentTuner's that is to be reached.
         metric: What searches choose by on validation data; lower is better.
+        own_split: Whether the parts of the data are drawn anew for each seed.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Task:
     batch_size: int = 64
     target: float | None = None
     metric: str = METRIC
+    own_split: bool = False
 
     @property
     def steps(self) -> int:

@@ -140,7 +140,7 @@ def run(
         "as_published": best_on_test(members),
         "fair": fair(members),
         "members": members,
-        "lowest_val_loss": [
+        "lowest_score": [
             min(member.score for member in record.members) for record in history.iterations()
         ],
         # The multipliers c and r of the last members, by slot.
