@@ -114,6 +114,10 @@ class ArrayBatches:
         batch: Batch = keras.tree.map_structure(lambda array: array[indices], self.arrays)
         return batch
 
+    def turns(self, slots: list[int]) -> list[int]:
+        """Return the slots as they are: each has a stream of its own."""
+        return slots
+
     def take(
         self, slots: list[int], num_batches: int, plan: TrainingPlan, batch_sizes: list[int]
     ) -> list[list[Indices]]:

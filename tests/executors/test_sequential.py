@@ -204,6 +204,21 @@ def test_a_data_set_of_batches(plain):
     assert reports[1].gradient_steps == 2
 
 
+@pytest.mark.backend
+def test_each_member_sees_all_of_an_unshuffled_data_set(plain):
+    """With as many batches an iteration as there are, each slot has other ones the next time."""
+    data = prepare(Batches(20), validation_data=VALIDATION, shuffle=False)
+    executor = start(plain, [{RATE: 0.05}] * 2, data)
+    model = executor.export({RATE: 0.05}, executor.capture(1))
+    for _ in range(2):
+        reports = executor.advance([0, 1], 1)
+    assert [report.slot for report in reports] == [0, 1]
+    for index in (1, 0):
+        model.train_on_batch(*Batches(20)[index])
+    for one, other in zip(weights(executor, 1), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data is TensorFlow's.")
 def test_a_tf_data_set(plain):
     import tensorflow as tf
