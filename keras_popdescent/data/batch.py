@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -186,26 +187,24 @@ def _holds_words(array: np.ndarray[Any, Any]) -> bool:
     return any(isinstance(value, str) for value in array.ravel()[:1000])
 
 
-def check_finite(batch: Batch, what: str) -> None:
-    """Refuse data whose first batch holds NaN or infinity.
-
-    Raises:
-        DataError: Naming the part of the batch and how many values are not finite.
-    """
+def warn_if_not_finite(batch: Batch, what: str) -> None:
+    """Warn of data whose first batch holds NaN or infinity: few models and losses mask such."""
     for part, name in zip(batch, ("x", "y", "sample_weight"), strict=False):
         for leaf in keras.tree.flatten(part):
             array = np.asarray(
                 keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf
             )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise DataError(
+                warnings.warn(
                     describe(
                         f"The first batch of the {what} data holds values that are not finite.",
-                        fix="Clean the data, or train with a loss that masks them.",
+                        "A member whose loss is not finite counts as diverged.",
+                        "Clean the data, unless the model or its loss masks them.",
                         part=name,
                         not_finite=int(array.size - np.isfinite(array).sum()),
                         of=array.size,
-                    )
+                    ),
+                    stacklevel=4,
                 )
 
 

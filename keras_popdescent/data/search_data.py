@@ -17,11 +17,11 @@ from keras_popdescent.data.batch import (
     Batch,
     as_batch,
     check_class_weight,
-    check_finite,
     check_labels,
     class_weights,
     length,
     to_numpy,
+    warn_if_not_finite,
 )
 from keras_popdescent.data.iterables import IterableBatches
 from keras_popdescent.errors import ArgumentError, DataError, describe
@@ -110,7 +110,7 @@ def prepare(
             labels = arrays[1] if len(arrays) > 1 else None
             arrays = (*arrays, class_weights(labels, class_weight))
         training = ArrayBatches(arrays, _batch_size(batch_size), bool(shuffle))
-    check_finite(training.first_batch(), "training")
+    warn_if_not_finite(training.first_batch(), "training")
     return SearchData(
         training,
         prepare_validation(validation_data, validation_steps),
@@ -240,11 +240,11 @@ def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batc
     refuse_words("validation data", data)
     if _is_iterable_of_batches(data):
         batches = _collect(data, steps)
-        check_finite(batches[0], "validation")
+        warn_if_not_finite(batches[0], "validation")
         return batches
     parts = as_batch(data)
     arrays = _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
-    check_finite(head(arrays), "validation")
+    warn_if_not_finite(head(arrays), "validation")
     return arrays
 
 

@@ -4,7 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_popdescent.data.batch import as_batch, check_finite, class_weights, length, to_numpy
+from keras_popdescent.data.batch import (
+    as_batch,
+    class_weights,
+    length,
+    to_numpy,
+    warn_if_not_finite,
+)
 from keras_popdescent.errors import DataError
 
 pytestmark = pytest.mark.backend
@@ -116,16 +122,17 @@ def test_class_weights_of_no_single_output(labels):
 )
 def test_values_that_are_not_finite(batch, part, count):
     arrays = tuple(np.array(values) for values in batch)
-    with pytest.raises(DataError, match=rf"training data.*part='{part}', not_finite={count}, of="):
-        check_finite(arrays, "training")
+    message = rf"training data.*part='{part}', not_finite={count}, of="
+    with pytest.warns(UserWarning, match=message):
+        warn_if_not_finite(arrays, "training")
 
 
 def test_finite_tensors_and_integers_pass():
-    check_finite(
+    warn_if_not_finite(
         ({"a": keras.ops.ones(2), "b": np.array([1, 2])}, np.array(["u", "v"])), "training"
     )
 
 
 def test_a_tensor_that_is_not_finite():
-    with pytest.raises(DataError, match="not_finite=1"):
-        check_finite((keras.ops.convert_to_tensor([1.0, float("nan")]),), "validation")
+    with pytest.warns(UserWarning, match="not_finite=1"):
+        warn_if_not_finite((keras.ops.convert_to_tensor([1.0, float("nan")]),), "validation")

@@ -342,6 +342,22 @@ def test_a_custom_train_step_may_report_the_objective():
         executor.advance([0], 1)
 
 
+@pytest.mark.backend
+def test_labels_that_the_loss_masks():
+    def masked(truth, predicted):
+        known = keras.ops.isfinite(truth)
+        error = keras.ops.where(known, truth, 0.0) - keras.ops.where(known, predicted, 0.0)
+        return keras.ops.mean(keras.ops.square(error), axis=-1)
+
+    labels = Y.copy()
+    labels[::3, 0] = np.nan
+    with pytest.warns(UserWarning, match="not finite.*part='y'"):
+        data = prepare(X[:40], labels[:40], validation_data=(X[40:], labels[40:]))
+    executor = start(ModelBlueprint(lambda: network(loss=masked)), [{RATE: 0.05}], data)
+    first, *_, last = [executor.advance([0], 5)[0].score for _ in range(3)]
+    assert last < first
+
+
 def test_models_that_cannot_be_trained_are_refused():
     uncompiled = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     for returned in (None, uncompiled):

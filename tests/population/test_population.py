@@ -297,12 +297,6 @@ def test_data():
     population = Population.from_model(build, 2)
     with pytest.raises(DataError, match="different lengths.*60, 80"):
         population.fit(X[:60], Y, validation_data=VALIDATION, **SHORT)
-    bad = X[:60].copy()
-    bad[3, 1] = np.nan
-    with pytest.raises(DataError, match="first batch of the training data.*not_finite=1"):
-        population.fit(bad, Y[:60], validation_data=VALIDATION, **SHORT)
-    with pytest.raises(DataError, match="first batch of the validation data"):
-        population.fit(X[:60], Y[:60], validation_data=(bad, Y[:60]), **SHORT)
     with pytest.raises(DataError, match="does not take the data"):
         population.fit(X[:60, :3], Y[:60], validation_data=VALIDATION, **SHORT)
     # Nothing is left of it: the population can be fitted as if nothing had been.

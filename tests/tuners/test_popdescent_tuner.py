@@ -443,8 +443,8 @@ class TestBadInput:
 
     def test_nan(self, build, tmp_path, data):
         x = data[0].copy()
-        x[3, 1] = np.nan
-        with pytest.raises(DataError, match="not finite"):
+        x[:, 1] = np.nan
+        with pytest.warns(UserWarning, match="not finite"), pytest.raises(DivergedError):
             make(build, tmp_path).search(x, data[1], **FIT)
 
     def test_no_model(self, tmp_path, data):
