@@ -230,7 +230,8 @@ class Population:
             max_time: Seconds after which no iteration begins.
             batch_size: Samples a batch of arrays. Defaults to 64, the paper's.
             validation_batch_size: Samples a validation batch. Defaults to `batch_size`.
-            validation_steps: Batches to take of a validation data set.
+            validation_steps: Batches to take of the validation data; None for all. A generator
+                that does not end needs it, for it would be read for ever.
             validation_samples: Size of the random part of the validation data that scores members;
                 None for the strategy's own plan, which by default is all of it.
             steps_per_epoch: Batches an epoch, where the data set does not know.
