@@ -191,8 +191,8 @@ def _arrays(x: Any, y: Any, sample_weight: Any) -> Batch:
         )
     parts = [to_numpy(x)]
     if y is not None:
-        check_labels(y)
         parts.append(to_numpy(y))
+        check_labels(parts[1])
     if sample_weight is not None:
         parts.append(to_numpy(sample_weight))
     arrays = tuple(parts)

@@ -108,7 +108,8 @@ def _data(data: SearchData) -> dict[str, Any]:
             "shuffle": training.shuffle,
         }
         if training.class_weight is not None:
-            found["class_weight"] = {str(k): float(v) for k, v in training.class_weight.items()}
+            weights = training.class_weight.items()
+            found["class_weight"] = {str(int(label)): float(weight) for label, weight in weights}
     found["steps_per_epoch"] = data.steps_per_epoch
     validation = data.validation
     found["validation"] = (

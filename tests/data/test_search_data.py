@@ -194,6 +194,8 @@ REFUSALS = [
      r"`class_weight` and `sample_weight` cannot both"),
     ({"x": X, "class_weight": {0: 1.0}}, r"`class_weight` needs one output"),
     ({"x": X, "sample_weight": np.ones(10)}, r"`sample_weight` is given without labels.*Pass `y`"),
+    ({"x": X, "y": ["a", "b"] * 5}, r"labels are words.*Encode them.*labels=\['a', 'b'\]"),
+    ({"x": X, "y": np.array([b"a", b"b"] * 5, object)}, r"labels are words"),
     ({"x": X, "y": Y, "batch_size": 0}, r"`batch_size` must be a whole number .*batch_size=0"),
     ({"x": X, "y": Y, "batch_size": -4}, r"batch_size` must be a whole number of at least 1"),
     ({"x": X, "y": Y, "validation_batch_size": -1}, r"batch_size` must be a whole number"),
