@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_popdescent import ESGD, PopDescentCallback
 from keras_popdescent.errors import (
     ArgumentError,
     DataError,
@@ -266,6 +267,27 @@ def test_two_in_five_are_replaced_by_default():
     sizes = (1, 2, 3, 5, 10)
     elites = [Population.from_model(build, size).num_elites for size in sizes]
     assert elites == [1, 1, 2, 3, 6]
+
+
+def test_what_is_mutated_is_nothing_to_a_strategy_that_mutates_other_things():
+    reference = PopDescent.reference()
+    for mutate in ("learning_rate", ["l2"], ("optimizer.beta_1",)):
+        with pytest.raises(ArgumentError, match=r"does not mutate.*mutate=.*PopDescent"):
+            Population.from_model(build, 2, mutate=mutate, strategy=reference)
+        with pytest.raises(ArgumentError, match="does not mutate"):
+            PopDescentCallback(2, mutate=mutate, strategy=ESGD())
+    for mutate in (None, ()):
+        population = Population.from_model(build, 2, mutate=mutate, strategy=reference)
+        assert population.blueprint.space.names() == []
+    assert Population.from_model(build, 2).blueprint.space.names() == [RATE, L2]
+
+
+def test_a_strategy_that_starts_with_what_is_not_there():
+    strategy = FixedStrategy(first=[{RATE: 0.01, L2: 0.01, "learning_rate": 0.5}])
+    population = Population.from_model(build, 2, strategy=strategy)
+    message = f"`FixedStrategy` starts with.*There are: {RATE}, {L2}.*unknown=.'learning_rate'"
+    with pytest.raises(ArgumentError, match=message):
+        fit(population)
 
 
 def test_initial_values_of_what_is_not_there():
