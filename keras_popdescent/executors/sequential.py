@@ -96,12 +96,16 @@ class SequentialExecutor(Executor):
     ) -> list[Report]:
         setup = self._setup
         training = setup.data.training
-        sizes = self._batch_sizes(slots, batch_size)
+        turns = training.turns(list(slots))
+        sizes = self._batch_sizes(turns, batch_size)
         plan = plan or setup.training
-        feeds = training.take(list(slots), num_batches, plan, sizes)
+        feeds = training.take(turns, num_batches, plan, sizes)
         self._sampler.next_iteration()
-        pairs = zip(slots, feeds, strict=True)
-        return [self._advance_one(s, f, score, plan.fresh_optimizer, rate_factor) for s, f in pairs]
+        reports = {
+            slot: self._advance_one(slot, feed, score, plan.fresh_optimizer, rate_factor)
+            for slot, feed in zip(turns, feeds, strict=True)
+        }
+        return [reports[slot] for slot in slots]
 
     def _batch_sizes(self, slots: Sequence[int], batch_size: int | None) -> list[int]:
         """Return each slot's batch size: the one asked for, or the member's own."""

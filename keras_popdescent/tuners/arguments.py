@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import keras_tuner
 
 from keras_popdescent.arguments import check_flag, check_number, check_time, check_type, check_whole
+from keras_popdescent.data import IterableBatches, SearchData
 from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
 from keras_popdescent.hyperparameters import BATCH_SIZE, Binding
 from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
+from keras_popdescent.strategies.space import SearchSpace
 
 _COUNTS = (
     "batches_per_iteration",
@@ -225,6 +228,17 @@ def check_batch_sizes(space: keras_tuner.HyperParameters) -> None:
                         batch_size=value,
                     )
                 ) from None
+
+
+def warn_of_batch_size(space: SearchSpace, data: SearchData) -> None:
+    """Warn where a hyperparameter `batch_size` has no effect: a data set yields whole batches."""
+    if BATCH_SIZE in space.names("live") and isinstance(data.training, IterableBatches):
+        warnings.warn(
+            "The hyperparameter `batch_size` has no effect: the data set decides how many samples "
+            "a batch has. Trials record values that nothing is trained with. Pass arrays, or take "
+            "it out of the search space.",
+            stacklevel=3,
+        )
 
 
 def check_file_name(name: str, value: Any) -> None:

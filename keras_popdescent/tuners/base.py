@@ -42,6 +42,7 @@ from keras_popdescent.tuners.arguments import (
     check_arguments,
     check_batch_sizes,
     check_keras_tuner,
+    warn_of_batch_size,
 )
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
 from keras_popdescent.tuners.building import (
@@ -224,6 +225,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self._blueprint = self._make_blueprint(data.training.first_batch())
         check_batch_sizes(self.oracle.get_space())
         self.check_initial(self._blueprint.space)
+        warn_of_batch_size(self._blueprint.space, data)
         if held is not None:
             check_heldout(self._blueprint, data, held)
         stack = ExitStack()

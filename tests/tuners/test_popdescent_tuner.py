@@ -350,6 +350,20 @@ def test_batch_size_is_live(tmp_path, data):
     assert {16, 32} <= seen
 
 
+def test_batch_size_beside_a_data_set_of_batches_has_no_effect(tmp_path, data):
+    def build(hp):
+        hp.Choice("batch_size", [16, 32])
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    x, y = data
+    tuner = make(build, tmp_path, iterations=1, batches_per_iteration=1)
+    batches = iter([(x[:20], y[:20])] * 9)
+    with pytest.warns(UserWarning, match="`batch_size` has no effect: the data set decides"):
+        tuner.search(batches, validation_data=(x[:20], y[:20]), verbose=0)
+
+
 def test_presets_run(build, tmp_path, data):
     for name, strategy in {
         "paper": PopDescent.paper(num_samples=32),
@@ -429,8 +443,8 @@ class TestBadInput:
 
     def test_nan(self, build, tmp_path, data):
         x = data[0].copy()
-        x[3, 1] = np.nan
-        with pytest.raises(DataError, match="not finite"):
+        x[:, 1] = np.nan
+        with pytest.warns(UserWarning, match="not finite"), pytest.raises(DivergedError):
             make(build, tmp_path).search(x, data[1], **FIT)
 
     def test_no_model(self, tmp_path, data):
