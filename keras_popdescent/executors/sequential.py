@@ -1,15 +1,17 @@
 """The sequential executor: members take turns in one compiled model, on any backend.
 
 One compiled model for each structure (set of rebuild and structural values); members' states are
-swapped in and out on the device. Memory is population_size times the state of a member, plus one
-model for each structure in use.
+swapped in and out on the device. Memory is population_size times the state of a member, twice that
+towards the end of an iteration (an interrupt puts the members back), plus one model for each
+structure in use.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +103,22 @@ class SequentialExecutor(Executor):
         feeds = training.take(list(slots), num_batches, plan, sizes)
         self._sampler.next_iteration()
         pairs = zip(slots, feeds, strict=True)
-        return [self._advance_one(s, f, score, plan.fresh_optimizer, rate_factor) for s, f in pairs]
+        fresh = plan.fresh_optimizer
+        with self._all_or_none():
+            return [self._advance_one(s, feed, score, fresh, rate_factor) for s, feed in pairs]
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """Put all members back as they were before the block where it raises, or is interrupted."""
+        states, groups = list(self._states), list(self._groups)
+        counters, newborn = dict(self._counters), set(self._newborn)
+        try:
+            yield
+        except BaseException:
+            self._states, self._groups = states, groups
+            self._counters, self._newborn = counters, newborn
+            self._resident = None
+            raise
 
     def _batch_sizes(self, slots: Sequence[int], batch_size: int | None) -> list[int]:
         """Return each slot's batch size: the one asked for, or the member's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -262,10 +262,15 @@ class Loop:
         turns = 1
         if self._phase.slot is not None:
             slots, turns = [self._phase.slot], len(slots)
-        reports = self.executor.advance(slots, turns * batches, rate_factor=factor)
-        self.batches_done += batches
-        self._heed_limits(reports)
-        return self.absorb(reports)
+        with self._uninterrupted():
+            reports = self.executor.advance(slots, turns * batches, rate_factor=factor)
+            self.batches_done += batches
+            self._heed_limits(reports)
+            return self.absorb(reports)
+
+    def _uninterrupted(self) -> AbstractContextManager[None]:
+        """Hold an interrupt back where the executor cannot put its members back."""
+        return nullcontext() if self.executor.interruptible else deferred_interrupt()
 
     def _focuses(self) -> bool:
         """Whether a phase in which one member trains alone belongs to this search."""
@@ -481,17 +486,18 @@ class Loop:
         self._rate_factor = self.history.records[-1].rate_factor
         for round_ in range(self.rounds_closed, plan.rounds):
             last = round_ == plan.rounds - 1
-            reports = self.executor.advance(
-                [member.slot for member in self.members if not member.stopped],
-                plan.batches or self.settings.batches_per_iteration,
-                batch_size=plan.batch_size,
-                plan=replace(self.strategy.training, passes=plan.passes),
-                score=last,
-                rate_factor=self._rate_factor,
-            )
-            with deferred_interrupt():
-                self.rounds_closed += 1
-                self._end_round(reports, last)
+            with self._uninterrupted():
+                reports = self.executor.advance(
+                    [member.slot for member in self.members if not member.stopped],
+                    plan.batches or self.settings.batches_per_iteration,
+                    batch_size=plan.batch_size,
+                    plan=replace(self.strategy.training, passes=plan.passes),
+                    score=last,
+                    rate_factor=self._rate_factor,
+                )
+                with deferred_interrupt():
+                    self.rounds_closed += 1
+                    self._end_round(reports, last)
             self._save()
 
     def _end_round(self, reports: Sequence[Report], last: bool) -> None:
