@@ -178,14 +178,17 @@ class SequentialExecutor(Executor):
             if hooks is not None and announce:
                 if hooks.should_stop(slot):
                     break
-                hooks.batch_begin(slot, model)
+                with stage.live.plain():
+                    hooks.batch_begin(slot, model)
             if arrays:
                 stage.stepper.train_indices(stage.training, [item])
             else:
                 stage.stepper.train_batch(item)
             steps += 1
             if hooks is not None and announce:
-                hooks.batch_end(slot, model, stage.stepper.logs())
+                logs = stage.stepper.logs()
+                with stage.live.plain():
+                    hooks.batch_end(slot, model, logs)
         return steps
 
     def _score(self, slot: int, stage: _Stage) -> dict[str, float]:

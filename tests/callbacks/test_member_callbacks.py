@@ -169,6 +169,15 @@ def test_model_checkpoints_are_plain_models(tmp_path, data):
     assert len(tuner.history) == 16
 
 
+def test_a_model_saved_in_a_batch_hook_is_plain(tmp_path, data):
+    path = tmp_path / "model.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(path, save_freq=5)
+    tuner = search(tmp_path, data, [checkpoint], population_size=2)
+    loaded = keras.models.load_model(path)
+    assert isinstance(loaded.layers[0].kernel_regularizer.l2, float)
+    assert len(tuner.history) == 16
+
+
 def test_what_a_callback_sets_on_a_layer_is_kept(tmp_path, data):
     rates = []
 
