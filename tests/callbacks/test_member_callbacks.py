@@ -113,6 +113,25 @@ def test_batch_hooks_see_every_batch(tmp_path, data):
     assert Batches.count == tuner.history.gradient_steps == 8 * 4 * 5
 
 
+def test_an_epoch_begins_with_its_first_batch(tmp_path, data):
+    """So a rate for each of the epochs is enough for `LearningRateScheduler`."""
+    rates = [1e-2, 1e-3, 1e-3, 1e-4]
+    told = []
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            told.append(("begin", epoch, float(self.model.optimizer.learning_rate)))
+
+        def on_epoch_end(self, epoch, logs=None):
+            told.append(("end", epoch, float(self.model.optimizer.learning_rate)))
+
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
+    search(tmp_path, data, [scheduler, Note()], population_size=1, num_elites=1)
+    expected = [(kind, epoch) for epoch in range(4) for kind in ("begin", "end")]
+    assert [(kind, epoch) for kind, epoch, _ in told] == expected
+    assert [rate for *_, rate in told] == pytest.approx(np.repeat(rates, 2), rel=1e-5)
+
+
 def test_batch_hooks_change_nothing(tmp_path, data):
     class Silent(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
