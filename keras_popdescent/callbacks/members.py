@@ -27,6 +27,7 @@ _BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
 )
+_SAVING = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
 
 
 class _Life:
@@ -302,7 +303,11 @@ def digest(value: Any) -> str:
 
 
 def _has_batch_hook(given: keras.callbacks.Callback) -> bool:
-    return any(
-        getattr(type(given), name) is not getattr(keras.callbacks.Callback, name)
-        for name in _BATCH_HOOKS
-    ) or (isinstance(given, keras.callbacks.LambdaCallback))
+    """Whether a callback has something to do at a batch."""
+    idle = [getattr(keras.callbacks.Callback, name) for name in _BATCH_HOOKS]
+    if getattr(given, "save_freq", None) == "epoch":
+        # Keras's callbacks that save have a hook that does nothing then.
+        idle += [kind.on_train_batch_end for kind in _SAVING]
+    # A `LambdaCallback` has functions in the place of some methods.
+    hooks = [getattr(given, name) for name in _BATCH_HOOKS]
+    return any(getattr(hook, "__func__", hook) not in idle for hook in hooks)

@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescentTuner
+from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.errors import ArgumentError
+from keras_popdescent.population.budget import Budget
+from keras_popdescent.population.member import Member
 from tests.tuners.conftest import build_model
 
 
@@ -130,6 +133,30 @@ def test_an_epoch_begins_with_its_first_batch(tmp_path, data):
     expected = [(kind, epoch) for epoch in range(4) for kind in ("begin", "end")]
     assert [(kind, epoch) for kind, epoch, _ in told] == expected
     assert [rate for *_, rate in told] == pytest.approx(np.repeat(rates, 2), rel=1e-5)
+
+
+def test_who_wants_to_hear_of_every_batch(tmp_path):
+    known = keras.callbacks
+    path = tmp_path / "model.keras"
+
+    class Own(known.ModelCheckpoint):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    wanted = {
+        known.EarlyStopping("loss"): False,
+        known.ModelCheckpoint(path): False,
+        known.ModelCheckpoint(path, save_freq=3): True,
+        Own(path): True,
+        known.BackupAndRestore(tmp_path): False,
+        known.LambdaCallback(on_epoch_end=print): False,
+        known.LambdaCallback(on_train_batch_end=print): True,
+        known.TerminateOnNaN(): True,
+    }
+    for callback, expected in wanted.items():
+        callbacks = MemberCallbacks([lambda given=callback: given], 8, Budget(4, 2, 8))
+        callbacks.births([Member(0, 0, {})])
+        assert callbacks.needs_batches(0) is expected
 
 
 def test_batch_hooks_change_nothing(tmp_path, data):
