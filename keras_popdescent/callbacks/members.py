@@ -211,8 +211,13 @@ class MemberCallbacks(Observer):
             return
 
         def finish(model: keras.Model) -> None:
+            # Nobody has scored what a callback makes of the weights now (`EarlyStopping` restores
+            # some), and the member may be about to be copied.
+            scored = [keras.ops.copy(variable) for variable in model.weights]
             for callback in life.callbacks:
                 callback.on_train_end(dict(life.logs))
+            for variable, value in zip(model.weights, scored, strict=True):
+                variable.assign(value)
 
         self._loop.executor.visit(slot, finish)
 

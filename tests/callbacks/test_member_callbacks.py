@@ -159,6 +159,22 @@ def test_who_wants_to_hear_of_every_batch(tmp_path):
         assert callbacks.needs_batches(0) is expected
 
 
+def test_what_a_callback_does_at_the_end_is_not_handed_on(tmp_path, data):
+    """As `EarlyStopping` puts weights back in members that are being replaced."""
+    begun = []
+
+    class Clear(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begun.append(bool(np.any(self.model.get_weights()[0])))
+
+        def on_train_end(self, logs=None):
+            self.model.set_weights([np.zeros_like(w) for w in self.model.get_weights()])
+
+    # All are replaced, by copies of one another.
+    search(tmp_path, data, [Clear()], population_size=2, num_elites=0)
+    assert len(begun) > 2 and all(begun)
+
+
 def test_batch_hooks_change_nothing(tmp_path, data):
     class Silent(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
