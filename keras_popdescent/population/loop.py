@@ -343,6 +343,10 @@ class Loop:
     def _is_focused(self) -> bool:
         """Whether one member trains alone in the coming iteration: begin or end that phase."""
         focus, phase = self.strategy.focus, self._phase
+        for member in self.members:
+            if member.member_id == phase.member_id and member.stopped and _is_scored(member):
+                # A callback ended its training, and that of nobody else.
+                phase.end()
         if focus is None or not self.kept or self.iteration >= self.settings.iterations:
             return phase.slot is not None
         best = self.kept[0].score
@@ -357,7 +361,7 @@ class Loop:
         phase, births = self._phase, self.settings.max_births
         slot = phase.slot or 0
         lives = phase.member_id == self.members[slot].member_id
-        if lives and math.isfinite(_number(self.members[slot].score)):
+        if lives and _is_scored(self.members[slot]):
             return self._record(records, ())
         if births is not None and self._num_born >= births:
             phase.end()
@@ -512,8 +516,6 @@ class Loop:
 
     def _all_stopped(self) -> bool:
         """Whether nobody would train in the coming iteration."""
-        if self._phase.slot is not None:
-            return self.members[self._phase.slot].stopped
         return all(member.stopped for member in self.members)
 
     def ranking(self) -> list[Member]:
@@ -543,6 +545,10 @@ def _is_sound(report: Report) -> bool:
     """Whether what a member reports is finite; an accuracy is, also where the loss is not."""
     losses = [report.logs[name] for name in ("loss", "val_loss") if name in report.logs]
     return all(map(math.isfinite, [report.score, *losses]))
+
+
+def _is_scored(member: Member) -> bool:
+    return math.isfinite(_number(member.score))
 
 
 def _number(score: float | None) -> float:
