@@ -146,8 +146,12 @@ class IterableBatches:
         self._ahead, self._iterator = [], None
         if not restarts and not position:
             return
+        # Those before the one that is opened below.
+        if restarts:
+            dataset.on_epoch_begin()
         for _ in range(restarts - 1):
             dataset.on_epoch_end()
+            dataset.on_epoch_begin()
         self._restarts = restarts
         self._iterator = self._open_dataset(dataset, position)
 
@@ -219,6 +223,7 @@ class IterableBatches:
     def _open_dataset(self, dataset: keras.utils.PyDataset, skip: int = 0) -> Iterator[Any]:
         if self._restarts:
             dataset.on_epoch_end()
+        dataset.on_epoch_begin()
         self._drawn_from = self._rng.bit_generator.state
         count = dataset.num_batches
         order: Iterable[int] = itertools.count(skip)

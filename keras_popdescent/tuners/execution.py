@@ -297,11 +297,13 @@ class Execution(Observer):
             self._end(member)
 
     def iteration_end(self, record: IterationRecord) -> None:
+        # Not the iteration's number: a closing round has that of the last iteration.
+        step = len(self.loop.history.iterations())
         for member in record.members:
             metrics = self._metrics(member)
             if metrics:
                 trial = self.trials[member.member_id]
-                self.oracle.update_trial(trial.trial_id, metrics, step=record.iteration)
+                self.oracle.update_trial(trial.trial_id, metrics, step=step)
 
     def _metrics(self, member: MemberRecord) -> dict[str, float]:
         """Return what a member reports to its trial, nothing where it diverged."""

@@ -198,11 +198,11 @@ class TrialRecords:
             for birth in record.births
         }
         reports: dict[int, dict[int, Mapping[str, float]]] = {}
-        for record in history.iterations():
+        for step, record in enumerate(history.iterations(), 1):
             for member in record.members:
                 metrics = report(member)
                 if metrics:
-                    reports.setdefault(member.member_id, {})[record.iteration] = metrics
+                    reports.setdefault(member.member_id, {})[step] = metrics
         for member_id, id_ in enumerate(self._ids):
             told = reports.get(member_id, {})
             trial = self._found.get(id_)
@@ -213,8 +213,8 @@ class TrialRecords:
             if member_id in keys:
                 trial.status, trial.score, trial.message = TrialStatus.RUNNING, None, None
                 self._oracle.ongoing_trials[keys[member_id]] = trial
-            for iteration, metrics in () if whole else told.items():
-                self._oracle.update_trial(id_, metrics, step=iteration)
+            for step, metrics in () if whole else told.items():
+                self._oracle.update_trial(id_, metrics, step=step)
         order_trials(self._oracle)
         dead = [trial for member_id, trial in self._trials.items() if member_id not in keys]
         return [trial for trial in dead if trial.status == TrialStatus.RUNNING]

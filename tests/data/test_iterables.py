@@ -233,6 +233,43 @@ def test_a_dataset_without_end(workers):
     assert read(started(Numbered(None, workers=workers)), 9) == list(range(9))
 
 
+class Told(Numbered):
+    """Notes when epochs begin and end, and what is read."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.told = []
+
+    def on_epoch_begin(self):
+        self.told.append("begin")
+
+    def on_epoch_end(self):
+        self.told.append("end")
+
+    def __getitem__(self, index):
+        self.told.append(index)
+        return super().__getitem__(index)
+
+
+def test_a_dataset_is_told_of_its_epochs():
+    source = Told(count=2)
+    batches = IterableBatches(source, shuffle=False)
+    batches.start(np.random.SeedSequence(0).spawn(2))
+    assert read(batches, 3) == [0, 1, 0]
+    assert source.told == ["begin", 0, 1, "end", "begin", 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_dataset_that_goes_on_is_told_of_as_many_epochs(count):
+    sources = Told(count=2), Told(count=2)
+    first, second = (started(source, shuffle=False) for source in sources)
+    read(first, count)
+    second.set_state(first.get_state())
+    assert read(second, 1) == read(first, 1)
+    told = [[what for what in source.told if isinstance(what, str)] for source in sources]
+    assert told[0] == told[1]
+
+
 def test_a_dataset_that_knows_its_length_only():
     class Sized(keras.utils.PyDataset):
         def __len__(self):

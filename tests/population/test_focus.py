@@ -146,6 +146,17 @@ class TestLoop:
         loop.run()
         assert turns(loop)[2:] == [([0], 8), ([0, 1], 4)]
 
+    def test_a_copy_that_is_stopped_gives_way(self):
+        """`EarlyStopping` ends a member, not the search."""
+
+        def score(slot, iteration, values):
+            loop.members[0].stopped = iteration >= 4
+            return [3.0, 1.0, 2.0][slot]
+
+        loop = scripted_loop(focused(), score, population_size=3, num_elites=0, iterations=6)
+        loop.run()
+        assert turns(loop) == [([0, 1, 2], 4)] * 3 + [([0], 12)] + [([1, 2], 4)] * 2
+
     def test_more_iterations_begin_with_all(self):
         loop = scripted(focused(), [[3.0, 1.0]], 4)
         loop.run()

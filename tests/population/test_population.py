@@ -191,6 +191,42 @@ def test_closing_rounds():
     assert evaluate(population.best_model()) == pytest.approx(population.best_score(), rel=1e-4)
 
 
+@pytest.mark.backend
+def test_an_interrupted_iteration_leaves_members_as_they_were_recorded():
+    """One has trained in the third iteration, another one is half through."""
+
+    class Batches:
+        number = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.number += 1
+            if self.number == 2 * 9 + 5:
+                raise KeyboardInterrupt
+            rows = (np.arange(16) + 16 * self.number) % 60
+            return X[rows], Y[rows]
+
+    strategy = FixedStrategy(keep_best=False)
+    population = Population.from_model(build(), 3, 3, strategy=strategy, seed=0)
+    arguments = {**SHORT, "iterations": 4, "validation_data": VALIDATION}
+    population.fit(Batches(), **arguments)
+    assert population.interrupted and len(population.history.iterations()) == 2
+    models = population.models()
+    assert [int(np.asarray(model.optimizer.iterations)) for model in models] == [6, 6, 6]
+    scores = sorted(member.score for member in population.history.records[-1].members)
+    assert [evaluate(model) for model in models] == pytest.approx(scores, rel=1e-4)
+    # The member that was in the model is out of it.
+    seen = []
+    population.executor.visit(1, lambda model: seen.append(int(model.optimizer.iterations)))
+    assert seen == [6]
+    history = fit(population, iterations=1)
+    assert [member.gradient_steps for member in history.records[-1].members] == [9, 9, 9]
+    steps = [int(np.asarray(model.optimizer.iterations)) for model in population.models()]
+    assert steps == [9, 9, 9]
+
+
 def test_scoring_on_a_part():
     """All see the same part; a whole validation set would score otherwise."""
     strategy = FixedStrategy()

@@ -15,6 +15,7 @@ import pytest
 from keras_popdescent import PopDescentTuner
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.errors import ArgumentError, ProjectError
+from keras_popdescent.strategies import ClosingPlan, PopDescent
 from keras_popdescent.tuners import base
 
 FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
@@ -194,6 +195,31 @@ def test_max_trials(build, tmp_path, data):
     again.search(*data, **FIT)
     assert_equal(contents(again), contents(whole))
     assert len(again.oracle.trials) == 5
+
+
+def test_a_closing_round_is_a_step_of_its_own(build, tmp_path, data):
+    """Else KerasTuner takes the mean of its score and the last iteration's."""
+    closing = ClosingPlan(rounds=1, batches=4, batch_size=8)
+
+    def search(epochs):
+        strategy = PopDescent.reference(num_samples=32, fine_tuning=closing)
+        tuner = make(build, tmp_path, strategy=strategy, batches_per_iteration=4)
+        tuner.search(*data, **{**FIT, "epochs": epochs})
+        return tuner
+
+    first, again, more = search(1), search(1), search(2)
+    assert [record.closing for record in more.history.iterations()] == [0, 0, 1, 0, 0, 1]
+    assert_equal(contents(again), contents(first))
+    for tuner in (first, more):
+        [execution] = tuner._runs[-1:]
+        told = {trial.trial_id: [] for trial in execution.trials.values()}
+        for record in tuner.history.iterations():
+            for member in record.members:
+                told[execution.trials[member.member_id].trial_id].append([member.score])
+        for id_, scores in told.items():
+            metrics = tuner.oracle.trials[id_].metrics
+            if scores:
+                assert [o.value for o in metrics.get_history("val_loss")] == scores
 
 
 def truncated(path):
