@@ -67,6 +67,7 @@ from keras_popdescent.tuners.resume import (
     alone_in_project,
     checkpoints_of,
     refuse_if_in_use,
+    saved_trials,
     tolerant,
 )
 from keras_popdescent.tuners.retraining import complete_schedule, retrain
@@ -234,10 +235,15 @@ class PopulationTuner(keras_tuner.Tuner):
         first = len(self._runs)
         try:
             seeds = np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial)
+            # All of them: none may take the trials that belong to the snapshots of another one.
+            saved = stack.enter_context(
+                checkpoints_of(self.checkpoints, self.project_dir, self.executions_per_trial)
+            )
             for execution, seed in enumerate(seeds):
-                saving = checkpoints_of(self.checkpoints, self.project_dir, execution)
-                checkpoints = stack.enter_context(saving)
-                run = Execution(self, seed, arguments.verbose, execution, checkpoints)
+                checkpoints = saved[execution] if saved else None
+                others = [trial.trial_id for run in self._runs for trial in run.trials.values()]
+                others += [id_ for later in saved[execution + 1 :] for id_ in saved_trials(later)]
+                run = Execution(self, seed, arguments.verbose, execution, checkpoints, others)
                 self._runs.append(run)
                 given = [
                     *with_member_folders(arguments.callbacks, run.trial_id_of),

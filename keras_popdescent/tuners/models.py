@@ -20,6 +20,7 @@ from keras_popdescent.tuners.resume import tolerant
 if TYPE_CHECKING:
     from keras_popdescent.tuners.base import PopulationTuner
     from keras_popdescent.tuners.execution import Execution
+    from keras_popdescent.tuners.oracle import Rank
 
 WEIGHTS = "checkpoint.weights.h5"
 # Beside a model's weights: what it needs to have weights before its first batch.
@@ -48,7 +49,7 @@ def best_models(tuner: PopulationTuner, num_models: int, own_load: bool) -> list
     saved, here = _saved_trials(tuner), kept_members(tuner)
     if not saved and not here:
         raise tuner.nothing_searched()
-    found: dict[str, tuple[tuple[float, int, str], Callable[[], keras.Model]]] = {}
+    found: dict[str, tuple[Rank, Callable[[], keras.Model]]] = {}
     for trial in saved:
         found[trial.trial_id] = (tuner.oracle.rank(trial), partial(load_model, tuner, trial))
     for run, kept in here:

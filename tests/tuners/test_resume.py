@@ -12,10 +12,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_popdescent import PopDescentTuner
+from keras_popdescent import PopDescent, PopDescentTuner
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.errors import ArgumentError, ProjectError
+from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
 from keras_popdescent.tuners import base
+from keras_popdescent.tuners.execution import BIRTH
+from keras_popdescent.tuners.resume import TrialRecords
 
 FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
 
@@ -194,6 +197,65 @@ def test_max_trials(build, tmp_path, data):
     again.search(*data, **FIT)
     assert_equal(contents(again), contents(whole))
     assert len(again.oracle.trials) == 5
+
+
+@pytest.mark.parametrize("limits", [(None, None), (4, 10)])
+def test_executions_under_a_larger_budget(limits, build, tmp_path, data):
+    """The first is born into again after the second: no trial is another one's."""
+
+    def search(iterations, limit):
+        tuner = make(build, tmp_path, executions_per_trial=2, population_size=2,
+                     iterations=iterations, batches_per_iteration=1, max_trials=limit,
+                     strategy=PopDescent(focus=None))  # fmt: skip
+        return tuner, tuner.search(*data, validation_split=0.2, verbose=0)
+
+    first, _ = search(3, limits[0])
+    tuner, result = search(6, limits[1])
+    for before, now in zip(first._runs, tuner._runs, strict=True):
+        assert len(now.trials) > len(before.trials)
+        for member, trial in now.trials.items():
+            assert tuner.oracle.trials[trial.trial_id] is trial
+            assert member not in before.trials or before.trials[member].trial_id == trial.trial_id
+    numbers = [int(id_) for id_ in tuner.oracle.start_order]
+    assert numbers == list(range(result.num_born))
+    best = tuner.oracle.get_best_trials(1)[0]
+    assert (best.trial_id, best.score) == (result.best_trial_id, result.best_score)
+    again = make(build, tmp_path, max_trials=limits[1], executions_per_trial=2, population_size=2)
+    for mine, other in zip(
+        again.get_best_models()[0].get_weights(), result.best_model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, other)
+    assert {id_: trial.get_state() for id_, trial in again.oracle.trials.items()} == {
+        id_: trial.get_state() for id_, trial in tuner.oracle.trials.items()
+    }
+    assert again.oracle.start_order == tuner.oracle.start_order
+
+
+def test_trials_that_two_executions_have_are_refused(build, tmp_path):
+    """As an earlier version wrote them under a larger budget."""
+
+    class Saved(Checkpoints):
+        def extra(self, name):
+            return {"before": [], "ids": ["0000", "0001"]}
+
+    oracle = make(build, tmp_path).oracle
+    with pytest.raises(ProjectError, match="Two executions have the same trials"):
+        TrialRecords(oracle, {}, Saved(CheckpointPlan(tmp_path)), ["0001", "0002"])
+
+
+def test_trials_are_ordered_by_number(build, tmp_path):
+    """Ids that have one digit more come later, not between `1000` and `1001`."""
+    tuner = make(build, tmp_path)
+    tuner.oracle.taken = [f"{number:04d}" for number in range(9999)]
+    for key in "ab":
+        trial = tuner.oracle.birth(key, {BIRTH: 0})
+        tuner.oracle.update_trial(trial.trial_id, {"val_loss": 1.0}, step=1)
+        trial.status = "COMPLETED"
+        tuner.oracle.end_trial(trial)
+    tuner.save()
+    for oracle in (tuner.oracle, make(build, tmp_path).oracle):
+        assert oracle.start_order == oracle.end_order == ["9999", "10000"]
+        assert [trial.trial_id for trial in oracle.get_best_trials(2)] == ["9999", "10000"]
 
 
 def truncated(path):
