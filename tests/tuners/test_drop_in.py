@@ -4,6 +4,7 @@ The behaviours are those that KerasTuner's own tests of its tuners hold; what me
 here is in docs/differences.md.
 """
 
+import inspect
 import json
 import math
 from types import SimpleNamespace
@@ -52,6 +53,13 @@ def make(build, tmp_path, **kwargs):
 
 
 class TestArguments:
+    def test_positional_arguments_are_those_of_random_search(self):
+        def positional(tuner_class):
+            parameters = inspect.signature(tuner_class).parameters.values()
+            return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+        assert positional(PopDescentTuner) == positional(keras_tuner.RandomSearch)
+
     def test_attributes_are_those_of_random_search(self, tmp_path, data):
         arguments = {
             "objective": "val_accuracy",
