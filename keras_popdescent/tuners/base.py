@@ -128,6 +128,14 @@ class PopulationTuner(keras_tuner.Tuner):
         check_arguments(locals())
         check_keras_tuner(kwargs)
         refuse_chief()
+        if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
+            raise ArgumentError(
+                describe(
+                    "There is nothing to search in: received `hypermodel=None`.",
+                    "Expected a function `build_model(hp)` or a `HyperModel`, or a subclass that "
+                    "overrides `run_trial`.",
+                )
+            )
         self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
         if kwargs.get("overwrite"):
             name = kwargs.get("project_name") or "untitled_project"
@@ -156,14 +164,6 @@ class PopulationTuner(keras_tuner.Tuner):
         # The call of overridden training that is under way, see `own/segment.py`.
         self.segment: Segment | None = None
         super().__init__(oracle, hypermodel, **kwargs)
-        if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
-            raise ArgumentError(
-                describe(
-                    "There is nothing to search in: received `hypermodel=None`.",
-                    "Expected a function `build_model(hp)` or a `HyperModel`, or a subclass that "
-                    "overrides `run_trial`.",
-                )
-            )
 
     def reload(self) -> None:
         """Read the trials of the project that is in the directory."""

@@ -207,6 +207,9 @@ class TestArguments:
 
     def test_overwrite(self, tmp_path, data):
         make(build_layers, tmp_path).search(*data, **FIT)
+        with pytest.raises(ArgumentError, match="nothing to search in"):
+            make(None, tmp_path, overwrite=True)
+        assert make(build_layers, tmp_path).oracle.trials
         assert not make(build_layers, tmp_path, overwrite=True).oracle.trials
 
     def test_another_tuner_in_the_directory(self, tmp_path, data):
