@@ -227,10 +227,10 @@ class PopulationTuner(keras_tuner.Tuner):
         self.check_initial(self._blueprint.space)
         if held is not None:
             check_heldout(self._blueprint, data, held)
-        stack = ExitStack()
+        stack, earlier = ExitStack(), self._runs
         if self.checkpoints.checkpoint:
             # What is there is read from the project, as in a new process.
-            self._runs.clear()
+            self._runs = []
         self.on_search_begin()
         first = len(self._runs)
         try:
@@ -265,6 +265,8 @@ class PopulationTuner(keras_tuner.Tuner):
                     break
         finally:
             with stack:
+                # A search that is refused takes nothing from the one before.
+                self._runs = [run for run in self._runs if run.begun] or earlier
                 models.save_best(self)
                 self.on_search_end()
         return make_result(self, self._runs[first:], data, held)

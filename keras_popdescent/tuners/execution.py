@@ -90,6 +90,11 @@ class Execution(Observer):
         """Train with another executor."""
         self._executor, self._executor_note = executor, note
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are members: the search was not refused before."""
+        return hasattr(self, "loop") and bool(self.loop.members)
+
     def trial_in(self, slot: int) -> Trial:
         """Return the trial of the member that lives in a slot."""
         return self.trials[self.loop.members[slot].member_id]
@@ -104,7 +109,7 @@ class Execution(Observer):
 
     def stop(self, slot: int) -> None:
         """A callback ended the training of the member in a slot."""
-        if hasattr(self, "loop") and self.loop.members:
+        if self.begun:
             self.loop.members[slot].stopped = True
 
     def begin_early(self, executor: OwnTraining) -> None:
@@ -243,9 +248,9 @@ class Execution(Observer):
 
     def results(self) -> list[Kept]:
         """Return the members that this execution has to offer, the best first."""
-        loop = getattr(self, "loop", None)
-        if loop is None or not loop.members or not loop.history.iterations():
+        if not self.begun or not self.loop.history.iterations():
             return []
+        loop = self.loop
         if loop.strategy.keep_best:
             return list(loop.kept)
         best = loop.best()

@@ -144,6 +144,18 @@ def test_a_larger_budget_goes_on(build, data, whole, tmp_path):
     assert tuner.history.gradient_steps == 3 * 8 * 6
 
 
+def test_a_search_that_is_refused_takes_nothing_away(build, tmp_path, data):
+    x, y = data
+    tuner = make(build, tmp_path)
+    tuner.search(x, y, **{**FIT, "epochs": 1})
+    before, schedule = contents(tuner), tuner.get_best_schedule()
+    with pytest.raises(ProjectError, match="differs from this one"):
+        tuner.search(x[:160], y[:160], **{**FIT, "epochs": 1})
+    assert_equal(contents(tuner), before)
+    assert tuner.get_best_schedule() == schedule
+    assert len(tuner.results_dataframe()) == len(tuner.oracle.trials)
+
+
 def test_callbacks_go_on_in_their_members_lives(build, tmp_path, data):
     def search(directory, *more):
         Counts.told = {}
