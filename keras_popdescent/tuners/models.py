@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 WEIGHTS = "checkpoint.weights.h5"
 # Beside a model's weights: what it needs to have weights before its first batch.
 BUILD_CONFIG = "build_config.json"
+# Beside them, written last: the trial's best score and step when they were saved.
+SAVED_AT = "saved_at.json"
 
 
 def kept_members(tuner: PopulationTuner) -> list[tuple[Execution, Kept]]:
@@ -72,8 +74,8 @@ def load_model(tuner: PopulationTuner, trial: Trial) -> keras.Model:
     for run, kept in kept_members(tuner):
         if run.trials[kept.member_id].trial_id == trial.trial_id:
             return run.loop.executor.export(kept.values, kept.state)
-    path = _weights_path(tuner, trial.trial_id)
-    if not path.exists():
+    path = _weights_path(tuner, trial)
+    if not _is_saved(tuner, trial):
         raise ProjectError(
             describe(
                 f"The weights of trial {trial.trial_id} are not in the project directory.",
@@ -100,8 +102,9 @@ def save_best(tuner: PopulationTuner) -> None:
         if kept.state.num_plain == (0, 0):
             continue  # the user's own training has left no Keras model
         model = run.loop.executor.export(kept.values, kept.state)
-        path = _weights_path(tuner, run.trials[kept.member_id].trial_id)
-        tolerant(partial(_write_model, model, path), "the best member's weights")
+        trial = run.trials[kept.member_id]
+        write = partial(_write_model, model, _weights_path(tuner, trial), _best_of(trial))
+        tolerant(write, "the best member's weights")
     tuner.save()
 
 
@@ -109,20 +112,38 @@ def _saved_trials(tuner: PopulationTuner) -> list[Trial]:
     return [
         trial
         for trial in tuner.oracle.get_best_trials(len(tuner.oracle.trials))
-        if trial.score is not None and _weights_path(tuner, trial.trial_id).exists()
+        if trial.score is not None and _is_saved(tuner, trial)
     ]
 
 
-def _weights_path(tuner: PopulationTuner, trial_id: str) -> Path:
-    return Path(os.path.join(tuner.get_trial_dir(trial_id), WEIGHTS))
+def _is_saved(tuner: PopulationTuner, trial: Trial) -> bool:
+    """Whether a trial's weights are in the project: those of its best score, not of an earlier one.
+
+    A search that went on under a larger budget may have made it better, and another one the best.
+    """
+    try:
+        path = _weights_path(tuner, trial).with_name(SAVED_AT)
+        return bool(json.loads(path.read_text(encoding="utf-8")) == _best_of(trial))
+    except (OSError, ValueError):
+        return False
 
 
-def _write_model(model: keras.Model, path: Path) -> None:
+def _best_of(trial: Trial) -> dict[str, float | int | None]:
+    return {"score": trial.score, "step": trial.best_step}
+
+
+def _weights_path(tuner: PopulationTuner, trial: Trial) -> Path:
+    return Path(os.path.join(tuner.get_trial_dir(trial.trial_id), WEIGHTS))
+
+
+def _write_model(model: keras.Model, path: Path, best: Mapping[str, float | int | None]) -> None:
+    # Half of it would be taken for a saved model.
+    path.with_name(SAVED_AT).unlink(missing_ok=True)
     try:
         model.save_weights(path)
         config = json.dumps(model.get_build_config())
         path.with_name(BUILD_CONFIG).write_text(config, encoding="utf-8")
+        path.with_name(SAVED_AT).write_text(json.dumps(best), encoding="utf-8")
     except OSError:
-        # Half of it would be taken for a saved model.
         path.unlink(missing_ok=True)
         raise

@@ -16,7 +16,7 @@ from keras_popdescent import PopDescent, PopDescentTuner
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.errors import ArgumentError, ProjectError
 from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
-from keras_popdescent.tuners import base
+from keras_popdescent.tuners import base, models
 from keras_popdescent.tuners.execution import BIRTH
 from keras_popdescent.tuners.resume import TrialRecords
 
@@ -154,6 +154,27 @@ def test_a_search_that_is_refused_takes_nothing_away(build, tmp_path, data):
     assert_equal(contents(tuner), before)
     assert tuner.get_best_schedule() == schedule
     assert len(tuner.results_dataframe()) == len(tuner.oracle.trials)
+
+
+def test_saved_weights_are_those_of_the_score(build, tmp_path, data):
+    """A trial that was the best once, and got better under a larger budget as another did."""
+    limits = {"batches_per_iteration": 1, "strategy": PopDescent(focus=None)}
+    for iterations in (2, 12):
+        tuner = make(build, tmp_path, iterations=iterations, **limits)
+        tuner.search(*data, validation_split=0.2, verbose=0)
+        best = tuner.oracle.get_best_trials(1)[0]
+        if iterations == 2:
+            first, score = best.trial_id, best.score
+    again = make(build, tmp_path)
+    once = again.oracle.trials[first]
+    assert once.score < score and best.trial_id != first
+    assert (Path(again.get_trial_dir(first)) / models.WEIGHTS).exists()
+    with pytest.raises(ProjectError, match="not in the project directory"):
+        again.load_model(once)
+    (model,) = again.get_best_models(9)
+    np.testing.assert_array_equal(
+        model.get_weights()[0], tuner.get_best_models()[0].get_weights()[0]
+    )
 
 
 def test_callbacks_go_on_in_their_members_lives(build, tmp_path, data):
