@@ -33,16 +33,12 @@ from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.building import check_size, model_size
 from keras_popdescent.tuners.oracle import PopulationOracle, Rank
-from keras_popdescent.tuners.resume import TrialRecords
+from keras_popdescent.tuners.resume import BIRTH, INHERITED, PARENT, TrialRecords
 
 if TYPE_CHECKING:
     from keras_popdescent.tuners.base import PopulationTuner
     from keras_popdescent.tuners.own.training import OwnTraining
 
-# What a trial says about its member beside the hyperparameters.
-PARENT = "popdescent/parent_trial"
-BIRTH = "popdescent/birth_iteration"
-INHERITED = "popdescent/inherited_steps"
 # First members whose models are larger than `max_model_size` are drawn anew so many times.
 MAX_DRAWS = 20
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from keras_popdescent.tuners.oracle import PopulationOracle
 
 FOLDER = "checkpoint"
+# What a trial says about its member beside the hyperparameters.
+PARENT = "popdescent/parent_trial"
+BIRTH = "popdescent/birth_iteration"
+INHERITED = "popdescent/inherited_steps"
 # What reading a file of KerasTuner's raises that is cut off or holds something else.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -129,7 +133,11 @@ def tolerant(write: Callable[[], Any], what: str) -> None:
 
 
 def reload_trials(oracle: keras_tuner.Oracle, project: str | Path) -> None:
-    """Read the trials of a project; what cannot be read is left out, with a warning."""
+    """Read the trials of a project; what cannot be read is left out, with a warning.
+
+    Raises:
+        ProjectError: If there are trials of another tuner: they are no members.
+    """
     pattern = os.path.join(glob.escape(str(project)), "trial_*", "trial.json")
     for path in sorted(glob.glob(pattern)):
         try:
@@ -145,6 +153,15 @@ def reload_trials(oracle: keras_tuner.Oracle, project: str | Path) -> None:
                 stacklevel=3,
             )
             continue
+        if BIRTH not in trial.hyperparameters.values:
+            raise ProjectError(
+                describe(
+                    "The project holds trials of another tuner, which are no members.",
+                    fix="Pass another `project_name` or `directory`, or `overwrite=True` to "
+                    "delete them.",
+                    directory=str(project),
+                )
+            )
         oracle.trials[trial.trial_id] = trial
     order_trials(oracle)
 

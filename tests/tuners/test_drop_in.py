@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescent, PopDescentTuner
-from keras_popdescent.errors import ArgumentError, ModelError, ObjectiveError
+from keras_popdescent.errors import ArgumentError, ModelError, ObjectiveError, ProjectError
 from keras_popdescent.strategies import UnitMutation
 from keras_popdescent.tuners.building import check_strategy
 
@@ -218,6 +218,16 @@ class TestArguments:
             keras_tuner.BayesianOptimization(
                 build_layers, objective="val_loss", max_trials=3, directory=tmp_path
             )
+
+    def test_in_the_directory_of_another_tuner(self, tmp_path):
+        other = keras_tuner.RandomSearch(build_layers, objective="val_loss", directory=tmp_path)
+        other.oracle.create_trial("tuner0")
+        other.save()
+        files = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+        with pytest.raises(ProjectError, match="trials of another tuner.*overwrite=True"):
+            make(build_layers, tmp_path)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == files
+        assert not make(build_layers, tmp_path, overwrite=True).oracle.trials
 
 
 class TestSpaces:
