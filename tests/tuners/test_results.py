@@ -388,6 +388,19 @@ class TestBudgets:
         assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
         assert math.isfinite(result.best_score)
 
+    def test_time_that_is_over(self, tmp_path, data):
+        """The same call again returns at once: the seconds count from the first one's beginning."""
+
+        def search(**limits):
+            tuner = make(tmp_path, executions_per_trial=2, batches_per_iteration=2, **limits)
+            tuner.search(*data, **FIT, epochs=None if "iterations" in limits else 10**5)
+            return [len(run.loop.history) for run in tuner._runs]
+
+        done = search(max_time=0.5)
+        assert search(max_time=0.5) == done
+        more = max(done) + 1
+        assert search(max_time=1e4, iterations=more) == [more, more]
+
     @pytest.mark.parametrize("limit", [{"max_time": 0}, {"max_gradient_steps": 3},
                                        {"max_gradient_steps": 0}, {"max_time": -1.0}])  # fmt: skip
     def test_limits_that_allow_nothing(self, tmp_path, data, limit):
