@@ -35,6 +35,7 @@ from keras_popdescent.population.population import (
     default_elites,
     scoring_plan,
 )
+from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners import models
@@ -170,6 +171,11 @@ class PopulationTuner(keras_tuner.Tuner):
         self.oracle.reload()
         # KerasTuner would take the space from the project, and a changed one would not be noticed.
         self._populate_initial_space()
+
+    def _populate_initial_space(self) -> None:
+        """Build the hypermodel, as KerasTuner does; no global generator is left changed."""
+        with borrowed_globals(0):
+            super()._populate_initial_space()
 
     def save(self) -> None:
         """Write the tuner's files; a disk that is full does not end the search."""

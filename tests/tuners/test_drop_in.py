@@ -7,6 +7,7 @@ here is in docs/differences.md.
 import inspect
 import json
 import math
+import random
 from types import SimpleNamespace
 
 import keras
@@ -82,6 +83,12 @@ class TestArguments:
         tuner.search(*data, **FIT)
         assert (tmp_path / "untitled_project" / "oracle.json").exists()
         tuner.results_summary()
+
+    def test_global_generators_are_left_as_they_were(self, tmp_path):
+        states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        for _ in range(2):
+            make(build_layers, tmp_path).save()
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
 
     def test_max_trials_is_that_of_each_execution(self, tmp_path):
         tuner = make(build_layers, tmp_path, max_trials=4, executions_per_trial=2)
