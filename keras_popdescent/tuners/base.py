@@ -42,6 +42,7 @@ from keras_popdescent.tuners import models
 from keras_popdescent.tuners.arguments import (
     check_arguments,
     check_batch_sizes,
+    check_initial_values,
     check_keras_tuner,
 )
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
@@ -285,13 +286,15 @@ class PopulationTuner(keras_tuner.Tuner):
         return {**arguments, "batch_size": declared[BATCH_SIZE]}
 
     def check_initial(self, space: SearchSpace) -> None:
-        """Refuse initial values of hyperparameters that are not there.
+        """Refuse initial values of hyperparameters that are not there, or cannot have them.
 
         Raises:
             ArgumentError: Naming them.
         """
-        known = [*space.names(), *fixed_values(self.oracle.get_space())]
+        declared = self.oracle.get_space()
+        known = [*space.names(), *fixed_values(declared)]
         check_initial_names(self.initial_hyperparameters, known)
+        check_initial_values(self.initial_hyperparameters, declared)
 
     def results_dataframe(self) -> Any:
         """Return a row for each member: origin, life, scores, last metrics and hyperparameters.

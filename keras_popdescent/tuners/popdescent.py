@@ -68,8 +68,8 @@ class PopDescentTuner(PopulationTuner):
             which is all of it for the default.
         implicit_mutation: Where nothing in the search space is live, mutate the learning rate and
             the L2 coefficients that the model has around their own values. Defaults to True.
-        initial_hyperparameters: Values for the first members, a dict for each; what one leaves out
-            is drawn. Member 0 otherwise has the defaults.
+        initial_hyperparameters: Values for the first members within the search space, a dict for
+            each; what one leaves out is drawn. Member 0 otherwise has the defaults.
         checkpoint: Whether the search is saved in the project directory, so that the same call goes
             on in a new process after a crash or a kill, exactly. Defaults to True.
         checkpoint_every: Iterations from one snapshot to the next, at least 1. Defaults to None: as
