@@ -536,7 +536,15 @@ class PopulationTuner(keras_tuner.Tuner):
         return kept[0]
 
     def nothing_searched(self) -> ProjectError:
-        """Return the error for a question that only a search can answer."""
+        """Return the error for a question that only a search with a result can answer."""
+        if self._runs:
+            return ProjectError(
+                describe(
+                    "The search has no result: no member ever had a finite score.",
+                    fix="If they diverged, lower the learning rates in the search space, or clip "
+                    "gradients.",
+                )
+            )
         return ProjectError(
             describe(
                 "Nothing has been searched in this session.",

@@ -399,6 +399,9 @@ def test_all_diverged_is_an_error_with_the_hyperparameters(tmp_path, data):
     tuner = make(build, tmp_path, iterations=9, batches_per_iteration=4)
     with pytest.raises(DivergedError, match=r"1e\+30"):
         tuner.search(data[0], data[1].astype("float32"), validation_split=0.2, verbose=0)
+    for ask in (tuner.get_best_models, tuner.get_best_schedule):
+        with pytest.raises(ProjectError, match="no member ever had a finite score"):
+            ask()
 
 
 class TestBadInput:
