@@ -69,7 +69,7 @@ def load_model(tuner: PopulationTuner, trial: Trial) -> keras.Model:
         trial: One of its trials.
 
     Raises:
-        ProjectError: If the trial's weights are not kept.
+        ProjectError: If the trial's weights are not kept, or the model cannot be built for them.
     """
     for run, kept in kept_members(tuner):
         if run.trials[kept.member_id].trial_id == trial.trial_id:
@@ -90,6 +90,15 @@ def load_model(tuner: PopulationTuner, trial: Trial) -> keras.Model:
         # Its weights appear with the first batch: the shapes that it had are beside them.
         config = path.with_name(BUILD_CONFIG)
         model.build_from_config(json.loads(config.read_text(encoding="utf-8")))
+    if not model.built:
+        raise ProjectError(
+            describe(
+                "The model gets its weights with its first batch, and has no `build` of its own.",
+                fix="Call `search` again, with the same arguments: it returns at once, and the "
+                "models are there.",
+                model=type(model).__name__,
+            )
+        )
     if model.compiled:
         model.optimizer.build(model.trainable_variables)
     model.load_weights(path)
