@@ -185,7 +185,7 @@ class Loop:
         self._steps = int(state["gradient_steps"])
         self._diverged_iterations = int(state["diverged_iterations"])
         self._builds.failures = int(state["failed_builds"])
-        self._began = time.perf_counter() - float(state["seconds"])
+        self._began = self._budget_began = time.perf_counter() - float(state["seconds"])
         self._rng.bit_generator.state = state["rng"]
         self.members = [
             Member(**{**member, "parents": tuple(member["parents"])}) for member in state["members"]

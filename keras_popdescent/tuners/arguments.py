@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from keras_popdescent.data import IterableBatches, SearchData
 from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
 from keras_popdescent.hyperparameters import BATCH_SIZE, Binding
 from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
-from keras_popdescent.strategies.space import SearchSpace
+from keras_popdescent.strategies.space import SearchSpace, Values
 
+_NUMBERS = (keras_tuner.engine.hyperparameters.Int, keras_tuner.engine.hyperparameters.Float)
 _COUNTS = (
     "batches_per_iteration",
     "iterations",
@@ -203,6 +205,45 @@ def _is_file(path: Path) -> bool:
                 path=str(path)[:200],
             )
         ) from error
+
+
+def check_initial_values(initial: Sequence[Values], space: keras_tuner.HyperParameters) -> None:
+    """Refuse initial values that their hyperparameters cannot have.
+
+    Args:
+        initial: Values for each of the first members.
+        space: The search space.
+
+    Raises:
+        ArgumentError: Naming the value, and what was expected.
+    """
+    for given in initial:
+        for name, value in given.items():
+            declared = [hp for hp in space.space if hp.name == name]
+            # A name may stand for several, in scopes that exclude each other.
+            if declared and not any(_holds(hp, value) for hp in declared):
+                raise ArgumentError(
+                    describe(
+                        f"`initial_hyperparameters` has a value that `{name}` cannot have.",
+                        f"Expected {' or '.join(map(_held, declared))}.",
+                        value=value,
+                    )
+                )
+
+
+def _holds(hp: Any, value: Any) -> bool:
+    if isinstance(hp, _NUMBERS):
+        kind = numbers.Integral if isinstance(hp, _NUMBERS[0]) else numbers.Real
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        return number and hp.min_value <= value <= hp.max_value
+    return isinstance(value, str | bool | numbers.Real) and value in hp.values
+
+
+def _held(hp: Any) -> str:
+    if isinstance(hp, _NUMBERS):
+        kind = "a whole number" if isinstance(hp, _NUMBERS[0]) else "a number"
+        return f"{kind} from {hp.min_value} to {hp.max_value}"
+    return f"one of {list(hp.values)}"
 
 
 def check_batch_sizes(space: keras_tuner.HyperParameters) -> None:

@@ -517,6 +517,20 @@ class TestFailures:
         with pytest.raises(TrainingError, match="my own bug"):
             Mine(directory=tmp_path, population_size=2, iterations=5).search(verbose=0)
 
+    def test_no_call_beyond_max_trials(self, tmp_path):
+        class Mine(PopDescentTuner):
+            count = 0
+
+            def run_trial(self, trial, *args, **kwargs):
+                Mine.count += 1
+                return trial.hyperparameters.Float("value", 1.0, 10.0)
+
+        tuner = Mine(directory=tmp_path, max_trials=2)
+        tuner.search(verbose=0)
+        with pytest.raises(ProjectError, match="No more trials"):
+            tuner.search(verbose=0)
+        assert Mine.count == len(tuner.oracle.trials) == 2
+
     def test_diverged_members_alone_are_no_error_of_the_users(self, tmp_path):
         class Mine(PopDescentTuner):
             def run_trial(self, trial, *args, **kwargs):

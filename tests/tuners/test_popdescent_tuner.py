@@ -413,6 +413,9 @@ def test_all_diverged_is_an_error_with_the_hyperparameters(tmp_path, data):
     tuner = make(build, tmp_path, iterations=9, batches_per_iteration=4)
     with pytest.raises(DivergedError, match=r"1e\+30"):
         tuner.search(data[0], data[1].astype("float32"), validation_split=0.2, verbose=0)
+    for ask in (tuner.get_best_models, tuner.get_best_schedule):
+        with pytest.raises(ProjectError, match="no member ever had a finite score"):
+            ask()
 
 
 class TestBadInput:
@@ -539,6 +542,33 @@ def test_automatic_names_of_metrics_are_those_of_a_first_build(tmp_path, data):
     tuner = make(build, tmp_path, objective=keras_tuner.Objective("val_auc", "max"))
     tuner.search(data[0], data[1] == 1, **{**FIT, "epochs": 1})
     assert {"auc", "val_auc"} <= set(tuner.history.iterations()[0].members[0].logs)
+
+
+def test_a_model_that_only_a_batch_builds(tmp_path, data):
+    """In a later session nobody knows its shapes: the error says what to do, and that helps."""
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    def build(hp):
+        model = Net()
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(rate), loss)
+        return model
+
+    limits = {"population_size": 2, "iterations": 1, "batches_per_iteration": 1}
+    make(build, tmp_path, **limits).search(*data, validation_split=0.2, verbose=0)
+    tuner = make(build, tmp_path, **limits)
+    with pytest.raises(ProjectError, match="first batch.*Call `search`"):
+        tuner.get_best_models()
+    tuner.search(*data, validation_split=0.2, verbose=0)
+    assert len(tuner.get_best_models()[0].get_weights()) == 2
 
 
 def test_a_worse_search_hides_no_better_model(build, tmp_path, data):
