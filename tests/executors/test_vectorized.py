@@ -235,10 +235,11 @@ class TestAgreement:
         more = 2 * 4 * 8 * (6 * 6 * 9 + 3 * 3 * 9 * 4)
         assert sizes["gpu"][0] - sizes["in turn"][0] >= 0.9 * more
 
-    def test_batch_sizes_of_their_own(self):
+    @pytest.mark.parametrize("batches", ["own", "common"])
+    def test_batch_sizes_of_their_own(self, batches):
         values = [{**values, "batch_size": size} for values, size in zip(
             FIRST_VALUES, (8, 4, 8), strict=True)]  # fmt: skip
-        first, second = self.pair(values=values)
+        first, second = self.pair(values=values, training=TrainingPlan(batches))
         for executor in (first, second):
             reports = executor.advance([0, 1, 2], 6)
             assert [report.gradient_steps for report in reports] == [6, 6, 6]
