@@ -355,9 +355,7 @@ class SequentialExecutor(Executor):
         state = capture(live)
         if key not in self._stages:
             self._stages[key] = _Stage(live, state)
-        reseeded = inherit(
-            [state], live, optimizer="inherit", fresh=state, seed=seed, noise=NO_NOISE
-        )
+        reseeded = inherit([state], live, optimizer="fresh", fresh=state, seed=seed, noise=NO_NOISE)
         self._newborn.add(slot)
         return reseeded
 

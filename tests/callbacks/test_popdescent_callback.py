@@ -236,6 +236,19 @@ class TestBadInput:
             _ = PopDescentCallback().history
 
 
+@pytest.mark.backend
+def test_averaged_weights_are_scored_and_left_in_the_model(data):
+    model = compiled()
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.8)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    fit(model, callback, data)
+    logits = model.predict(data[2], verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
+    assert float(keras.ops.mean(loss)) == pytest.approx(callback.history.best()[1], rel=1e-4)
+    model.fit(*data[:2], verbose=0)
+
+
 def test_no_mutation_leaves_the_values(data):
     strategy = PopDescent(UnitMutation(0.0), noise_scale=0.0)
     callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], strategy=strategy, seed=0)

@@ -342,6 +342,32 @@ def test_a_whole_search_agrees(strategy):
 
 
 @needs_jax
+@pytest.mark.parametrize("rule", ["restart", "inherit"])
+def test_averages_of_weights_agree(rule):
+    def averaging():
+        model = build()
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.8)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, metrics=["accuracy"])
+        return model
+
+    x, y = data()
+    scores = []
+    for executor in (SequentialExecutor(), scanning()):
+        strategy = PopDescent(focus=None, optimizer_state=rule)
+        population = Population.from_model(
+            averaging, 3, 1, strategy=strategy, executor=executor, seed=0
+        )
+        history = population.fit(
+            x, y, validation_split=0.25, iterations=3, batches_per_iteration=4, verbose=0
+        )
+        scores.append([[member.score for member in r.members] for r in history.iterations()])
+        loss = population.best_model().evaluate(x[300:], y[300:], verbose=0)[0]
+        assert loss == pytest.approx(population.best_score(), rel=1e-4)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3)
+
+
+@needs_jax
 def test_an_interrupt_waits_until_the_iteration_is_recorded():
     """The stacks are given to the calls that train them: there is no way back."""
     from keras_popdescent.executors.vectorized import Engine

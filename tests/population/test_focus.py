@@ -242,12 +242,14 @@ class TestModels:
         schedule = tuner.get_best_schedule()
         assert schedule.segments[-1].values["rate"] == tuner.get_best_hyperparameters()[0]["rate"]
 
-    def test_the_schedule_replays_to_the_copy(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("averages", [False, True])
+    def test_the_schedule_replays_to_the_copy(self, averages, tmp_path, monkeypatch):
         """Plain `fit` with the recorded schedule ends with the winner's weights."""
 
         def hyper(hp):
             model = build()
-            model.compile(keras.optimizers.Adam(hp.Float("rate", 0.01, 0.1, default=0.02)), "mse")
+            rate = hp.Float("rate", 0.01, 0.1, default=0.02)
+            model.compile(keras.optimizers.Adam(rate, use_ema=averages, ema_momentum=0.9), "mse")
             return model
 
         first = []

@@ -14,6 +14,7 @@ from keras_popdescent.errors import (
     ObjectiveError,
     PopDescentError,
 )
+from keras_popdescent.hyperparameters._keras_internals import weight_averages
 from keras_popdescent.operators import NoiseSpec
 from keras_popdescent.population import Observer, Population
 from keras_popdescent.strategies import ClosingPlan, Offspring, PopDescent, ScoringPlan
@@ -225,6 +226,47 @@ def test_an_interrupted_iteration_leaves_members_as_they_were_recorded():
     assert [member.gradient_steps for member in history.records[-1].members] == [9, 9, 9]
     steps = [int(np.asarray(model.optimizer.iterations)) for model in population.models()]
     assert steps == [9, 9, 9]
+
+
+def averaging(momentum=0.8):
+    optimizer = keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=momentum)
+    model = build()
+    model.compile(optimizer, "mse", metrics=["mae"])
+    return model
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("rule", ["restart", "inherit", "fresh"])
+def test_averaged_weights_are_scored_and_exported(rule):
+    """As `fit` ends with them; a member goes on with its own weights."""
+    strategy = PopDescent(focus=None, optimizer_state=rule, keep_best=False)
+    population = Population.from_model(averaging(), 3, 1, strategy=strategy, seed=0)
+    history = fit(population, iterations=4)
+    model = population.best_model()
+    assert evaluate(model) == pytest.approx(population.best_score(), rel=1e-4)
+    for weight, average in weight_averages(model.optimizer):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (weight, average)))
+    scores = [[m.score for m in record.members] for record in history.iterations()]
+    # A child's average does not begin with zeros, under the counter of its parent.
+    assert np.max(scores[1:]) < 2.0 * np.max(scores[0])
+
+
+@pytest.mark.backend
+def test_one_member_with_averaged_weights_ends_as_fit_does():
+    strategy = FixedStrategy(keep_best=False)
+    model = averaging()
+    population = Population.from_model(model, 1, 1, strategy=strategy, seed=0)
+    arguments = {"batch_size": 15, "shuffle": False, "verbose": 0}
+    population.fit(
+        X[:60], Y[:60], validation_data=VALIDATION, iterations=4, batches_per_iteration=2,
+        **arguments,
+    )  # fmt: skip
+    best = population.best_model()
+    model.fit(X[:60], Y[:60], epochs=2, **arguments)
+    pairs = zip(best.get_weights(), model.get_weights(), strict=True)
+    for own, expected in pairs:
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
+    best.fit(X[:60], Y[:60], **arguments)
 
 
 def test_scoring_on_a_part():
