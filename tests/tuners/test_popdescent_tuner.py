@@ -447,6 +447,15 @@ class TestBadInput:
         with pytest.raises(ModelError, match="not compiled"):
             make(build, tmp_path).search(*data, **FIT)
 
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_what_was_refused_was_not_searched(self, checkpoint, build, tmp_path, data):
+        tuner = make(build, tmp_path, checkpoint=checkpoint,
+                     objective=keras_tuner.Objective("val_f1", "max"))  # fmt: skip
+        with pytest.raises(ObjectiveError):
+            tuner.search(*data, **FIT)
+        with pytest.raises(ProjectError, match="Nothing has been searched"):
+            tuner.get_best_models()
+
     def test_unknown_argument_of_fit(self, build, tmp_path, data):
         with pytest.raises(ArgumentError, match="epoch_count"):
             make(build, tmp_path).search(*data, epoch_count=3)
