@@ -1,5 +1,6 @@
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_a_finished_project_is_reloaded(searched, data):
         searched.hypermodel, seed=0, directory=searched.directory, objective="val_loss"
     )
     expected = searched.get_best_models()[0].predict(data[0], verbose=0)
+    before = random.getstate()
+    again.get_best_models()
+    assert random.getstate() == before
     np.testing.assert_allclose(
         again.get_best_models()[0].predict(data[0], verbose=0), expected, rtol=1e-5
     )
