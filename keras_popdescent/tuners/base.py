@@ -236,10 +236,10 @@ class PopulationTuner(keras_tuner.Tuner):
         warn_of_batch_size(self._blueprint.space, data)
         if held is not None:
             check_heldout(self._blueprint, data, held)
-        stack, earlier = ExitStack(), self._runs
+        stack, earlier = ExitStack(), list(self._runs)
         if self.checkpoints.checkpoint:
             # What is there is read from the project, as in a new process.
-            self._runs = []
+            self._runs.clear()
         self.on_search_begin()
         first = len(self._runs)
         try:
@@ -539,7 +539,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def nothing_searched(self) -> ProjectError:
         """Return the error for a question that only a search with a result can answer."""
-        if self._runs:
+        if any(run.begun for run in self._runs):
             return ProjectError(
                 describe(
                     "The search has no result: no member ever had a finite score.",

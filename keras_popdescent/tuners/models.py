@@ -15,6 +15,7 @@ from keras_tuner.engine.trial import Trial
 from keras_popdescent.errors import ProjectError, describe
 from keras_popdescent.population.export import build_plain
 from keras_popdescent.population.kept import Kept
+from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.tuners.resume import tolerant
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ def load_model(tuner: PopulationTuner, trial: Trial) -> keras.Model:
         )
     values = dict(trial.hyperparameters.values)
     blueprint = tuner._blueprint or tuner._make_blueprint(None)
-    model = build_plain(blueprint, values, lambda: blueprint.build(values), ())
-    if not model.built:
-        # Its weights appear with the first batch: the shapes that it had are beside them.
-        config = path.with_name(BUILD_CONFIG)
-        model.build_from_config(json.loads(config.read_text(encoding="utf-8")))
+    with borrowed_globals(0):
+        model = build_plain(blueprint, values, lambda: blueprint.build(values), ())
+        if not model.built:
+            # Its weights appear with the first batch: the shapes that it had are beside them.
+            config = path.with_name(BUILD_CONFIG)
+            model.build_from_config(json.loads(config.read_text(encoding="utf-8")))
     if not model.built:
         raise ProjectError(
             describe(

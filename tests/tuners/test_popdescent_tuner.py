@@ -1,5 +1,6 @@
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_a_finished_project_is_reloaded(searched, data):
         searched.hypermodel, seed=0, directory=searched.directory, objective="val_loss"
     )
     expected = searched.get_best_models()[0].predict(data[0], verbose=0)
+    before = random.getstate()
+    again.get_best_models()
+    assert random.getstate() == before
     np.testing.assert_allclose(
         again.get_best_models()[0].predict(data[0], verbose=0), expected, rtol=1e-5
     )
@@ -460,6 +464,15 @@ class TestBadInput:
 
         with pytest.raises(ModelError, match="not compiled"):
             make(build, tmp_path).search(*data, **FIT)
+
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_what_was_refused_was_not_searched(self, checkpoint, build, tmp_path, data):
+        tuner = make(build, tmp_path, checkpoint=checkpoint,
+                     objective=keras_tuner.Objective("val_f1", "max"))  # fmt: skip
+        with pytest.raises(ObjectiveError):
+            tuner.search(*data, **FIT)
+        with pytest.raises(ProjectError, match="Nothing has been searched"):
+            tuner.get_best_models()
 
     def test_unknown_argument_of_fit(self, build, tmp_path, data):
         with pytest.raises(ArgumentError, match="epoch_count"):
