@@ -30,6 +30,31 @@ if TYPE_CHECKING:
     from keras_popdescent.tuners import PopDescentTuner as PopDescentTuner
 
 __version__ = "0.1.0"
+__all__ = [
+    "Annealing",
+    "Binding",
+    "ClosingPlan",
+    "ESGD",
+    "Focus",
+    "History",
+    "LinearDimension",
+    "LogDimension",
+    "Objective",
+    "Observer",
+    "Offspring",
+    "PopDescent",
+    "PopDescentCallback",
+    "PopDescentError",
+    "PopDescentTuner",
+    "Population",
+    "PopulationView",
+    "Schedule",
+    "ScoringPlan",
+    "SearchSpace",
+    "Strategy",
+    "TrainingPlan",
+    "find_handles",
+]
 
 
 def __getattr__(name: str) -> Any:

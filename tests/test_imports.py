@@ -248,3 +248,18 @@ def test_the_tuner_needs_nothing_that_is_not_declared(tmp_path):
 def test_an_unknown_name():
     with pytest.raises(AttributeError, match="PopAscent"):
         keras_popdescent.PopAscent  # noqa: B018
+
+
+def test_a_star_imports_what_is_public():
+    names: dict[str, object] = {}
+    exec("from keras_popdescent import *", names)
+    source = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    named = {
+        alias.asname
+        for node in ast.walk(source)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    assert set(names) - {"__builtins__"} == named
+    assert "PopDescentTuner" in named

@@ -22,6 +22,7 @@ from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.operators.noise import NO_NOISE
 from keras_popdescent.population.blueprint import Blueprint, own_targets
 from keras_popdescent.population.executor import Executor, Report, Setup
+from keras_popdescent.population.export import put_averages_into
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import MemberState, capture, child_state, inherit, restore
@@ -198,6 +199,7 @@ class FitExecutor(Executor):
         """Put a member into the fitted model, for good."""
         restore(self.live, state)
         self.live.write_values(values)
+        put_averages_into(self.live.model)
         return self.live.model
 
     def snapshot(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ _BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
 )
+_SAVING = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
 
 
 class _Life:
@@ -36,6 +37,8 @@ class _Life:
         self.member = member
         self.callbacks = callbacks
         self.steps = member.gradient_steps
+        self.begun = False
+        # The epoch that is under way; None from one's end to the first batch of the next.
         self.epoch: int | None = None
         self.batch = 0
         self.logs: dict[str, float] = {}
@@ -54,6 +57,7 @@ class _Life:
             new = {name: value for name, value in now.items() if made.get(name) != digest(value)}
             changed.append([type(callback).__name__, new])
         return {
+            "begun": self.begun,
             "epoch": self.epoch,
             "batch": self.batch,
             "steps": self.steps,
@@ -65,7 +69,7 @@ class _Life:
         """Give the callbacks back what they had come to; training has begun for them just now."""
         if self.saved is None:
             return
-        self.epoch, self.batch = int(self.saved["epoch"]), int(self.saved["batch"])
+        self.epoch, self.batch = self.saved["epoch"], int(self.saved["batch"])
         self.logs = dict(self.saved["logs"])
         # By class and order: there may be more callbacks now, or fewer.
         waiting = list(self.callbacks)
@@ -121,7 +125,8 @@ class MemberCallbacks(Observer):
             self._by_batch = self._by_batch or any(map(_has_batch_hook, made))
             life = _Life(member, made)
             saved = self._resumed.pop(str(member.member_id), None)
-            if saved is not None and saved["epoch"] is not None:
+            # Earlier versions saved no `begun`, and began the next epoch at once.
+            if saved is not None and saved.get("begun", saved["epoch"] is not None):
                 life.saved, life.steps = saved, int(saved["steps"])
             self._lives[member.slot] = life
 
@@ -157,14 +162,15 @@ class MemberCallbacks(Observer):
         """Begin a life, or go on with it."""
         life = self._lives[slot]
         model.stop_training = False
-        if life.epoch is None:
+        if not life.begun:
+            life.begun = True
             for callback in life.callbacks:
                 callback.set_params(dict(self._params))
                 callback.set_model(model)
                 callback.on_train_begin({})
-            if life.saved is None:
-                self._begin_epoch(life)
             life.go_on()
+        if life.epoch is None:
+            self._begin_epoch(life)
 
     def batch_begin(self, slot: int, model: keras.Model) -> None:
         """Announce a batch."""
@@ -182,18 +188,16 @@ class MemberCallbacks(Observer):
     def train_end(
         self, slot: int, model: keras.Model, num_steps: int, logs: Mapping[str, float]
     ) -> None:
-        """Count the steps; end the epochs that they complete."""
+        """Count the steps; end the epoch that they complete. Of several, the first is told."""
         life = self._lives[slot]
         life.logs = dict(logs)
         life.steps += num_steps
-        while life.epoch is not None and life.steps >= (life.epoch + 1) * self._steps_per_epoch:
+        if life.epoch is not None and life.steps >= (life.epoch + 1) * self._steps_per_epoch:
             for callback in life.callbacks:
                 callback.on_epoch_end(life.epoch, dict(logs))
-            life.epoch += 1
-            if model.stop_training:
-                life.member.stopped = True
-                break
-            self._begin_epoch(life)
+            # The next one begins with its first batch, if the member trains on.
+            life.epoch = None
+            life.member.stopped = life.member.stopped or bool(model.stop_training)
 
     def _begin_epoch(self, life: _Life) -> None:
         life.epoch = life.steps // self._steps_per_epoch
@@ -203,12 +207,17 @@ class MemberCallbacks(Observer):
 
     def _end(self, slot: int) -> None:
         life = self._lives.pop(slot)
-        if life.epoch is None or self._loop is None:
+        if not life.begun or self._loop is None:
             return
 
         def finish(model: keras.Model) -> None:
+            # Nobody has scored what a callback makes of the weights now (`EarlyStopping` restores
+            # some), and the member may be about to be copied.
+            scored = [keras.ops.copy(variable) for variable in model.weights]
             for callback in life.callbacks:
                 callback.on_train_end(dict(life.logs))
+            for variable, value in zip(model.weights, scored, strict=True):
+                variable.assign(value)
 
         self._loop.executor.visit(slot, finish)
 
@@ -299,7 +308,11 @@ def digest(value: Any) -> str:
 
 
 def _has_batch_hook(given: keras.callbacks.Callback) -> bool:
-    return any(
-        getattr(type(given), name) is not getattr(keras.callbacks.Callback, name)
-        for name in _BATCH_HOOKS
-    ) or (isinstance(given, keras.callbacks.LambdaCallback))
+    """Whether a callback has something to do at a batch."""
+    idle = [getattr(keras.callbacks.Callback, name) for name in _BATCH_HOOKS]
+    if getattr(given, "save_freq", None) == "epoch":
+        # Keras's callbacks that save have a hook that does nothing then.
+        idle += [kind.on_train_batch_end for kind in _SAVING]
+    # A `LambdaCallback` has functions in the place of some methods.
+    hooks = [getattr(given, name) for name in _BATCH_HOOKS]
+    return any(getattr(hook, "__func__", hook) not in idle for hook in hooks)

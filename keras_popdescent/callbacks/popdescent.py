@@ -58,7 +58,8 @@ class PopDescentCallback(keras.callbacks.Callback):
             where `fit` would otherwise hold fewer than about 20 iterations.
         mutate: Which of the model's own values are mutated around where they are: from
             `"learning_rate"` (or a multiplier on its schedule), `"l2"` (all L1 and L2
-            coefficients), and paths of other live scalars, as `find_handles` lists them.
+            coefficients), and paths of other live scalars, as `find_handles` lists them. Defaults
+            to those two, or to none where the strategy does not mutate a model's own values.
         validation_data: (x, y), (x, y, sample_weight) or a data set that scores the members. What
             `fit` itself gets as `validation_data` cannot be seen from a callback.
         validation_batch_size: Samples a batch of validation arrays. Defaults to 64.
@@ -95,7 +96,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         population_size: int = 5,
         num_elites: int | None = None,
         batches_per_iteration: int | None = None,
-        mutate: Sequence[str] = ("learning_rate", "l2"),
+        mutate: Sequence[str] | None = None,
         *,
         validation_data: Any = None,
         validation_batch_size: int = 64,
@@ -115,8 +116,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         default = default_elites(self.population_size)
         self.num_elites = default if num_elites is None else int(num_elites)
         self.batches_per_iteration = batches_per_iteration
-        self.mutate = check_mutate(mutate)
         self.strategy = PopDescent() if strategy is None else strategy
+        self.mutate = check_mutate(mutate, self.strategy)
         if self.strategy.multipliers:
             raise ArgumentError(
                 describe(
@@ -172,7 +173,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._turn, iterations = self._plan()
         self._executor = FitExecutor(
             model,
-            self.mutate if self.strategy.implicit else (),
+            self.mutate,
             self.population_size,
             self._validation,
             self._validation_batch_size,

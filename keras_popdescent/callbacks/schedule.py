@@ -14,6 +14,7 @@ from keras_popdescent.hyperparameters import HandleBinding, find_handles
 from keras_popdescent.hyperparameters._keras_internals import (
     learning_rate_setting,
     sync_from_fit,
+    weight_averages,
 )
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 
@@ -128,6 +129,8 @@ class ScheduleCallback(keras.callbacks.Callback):
                 # A momentum that was 0 has got its slots since.
                 fresh = self._fresh.get(id(variable))
                 variable.assign(keras.ops.zeros_like(variable) if fresh is None else fresh)
+        for weight, average in weight_averages(optimizer):
+            average.assign(keras.ops.copy(weight))
 
     def _paths(self, own: Mapping[str, float]) -> list[str]:
         """Return the paths of the scalars that are not always as the model has them."""

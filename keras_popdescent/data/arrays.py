@@ -114,6 +114,10 @@ class ArrayBatches:
         batch: Batch = keras.tree.map_structure(lambda array: array[indices], self.arrays)
         return batch
 
+    def turns(self, slots: list[int]) -> list[int]:
+        """Return the slots as they are: each has a stream of its own."""
+        return slots
+
     def take(
         self, slots: list[int], num_batches: int, plan: TrainingPlan, batch_sizes: list[int]
     ) -> list[list[Indices]]:
@@ -126,8 +130,8 @@ class ArrayBatches:
             batch_sizes: Samples a batch, for each of the slots.
         """
         if plan.batches == "common":
-            common = self._streams[-1].take(num_batches, batch_sizes[0])
-            taken = [common for _ in slots]
+            common = self._common(num_batches, batch_sizes)
+            taken = [common[size] for size in batch_sizes]
         elif plan.batches == "own":
             taken = [
                 self._streams[slot].take(num_batches, min(size, self.num_samples))
@@ -139,6 +143,15 @@ class ArrayBatches:
                 for slot, size in zip(slots, batch_sizes, strict=True)
             ]
         return [_merge(blocks * plan.passes) for blocks in taken]
+
+    def _common(self, num_batches: int, batch_sizes: list[int]) -> dict[int, list[Indices]]:
+        """Return the common batches by their size: one order, which larger ones cut further on."""
+        stream, common = self._streams[-1], {}
+        start = stream.get_state()
+        for size in sorted(set(batch_sizes)):
+            stream.set_state(start)
+            common[size] = stream.take(num_batches, size)
+        return common
 
     def _subset(self, rng: np.random.Generator, num_batches: int, batch_size: int) -> Indices:
         """Draw a random subset without replacement; with repeats only where it exceeds the data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,15 @@ def _as_array(value: Any) -> np.ndarray[Any, Any]:
     Raises:
         DataError: For what is none, such as rows of different lengths.
     """
+    if hasattr(value, "toarray"):
+        raise DataError(
+            describe(
+                "The data is a sparse matrix.",
+                "Expected an array.",
+                "Convert it: `x.toarray()`.",
+                type=type(value).__name__,
+            )
+        )
     try:
         array = np.asarray(value)
         if array.dtype == object and not _holds_words(array):
@@ -125,7 +135,10 @@ def check_class_weight(weights: Any) -> None:
     if weights is None:
         return
     known = isinstance(weights, Mapping) and all(
-        isinstance(label, int | np.integer) and not isinstance(label, bool) for label in weights
+        isinstance(label, int | float | np.integer | np.floating)
+        and not isinstance(label, bool)
+        and float(label).is_integer()
+        for label in weights
     )
     if not known or not weights:
         raise DataError(
@@ -166,11 +179,14 @@ def class_weights(y: Any, weights: Mapping[int, float]) -> Any:
 def check_labels(y: Any) -> None:
     """Refuse labels that are words: no loss of Keras takes them.
 
+    Args:
+        y: Labels as `to_numpy` returns them.
+
     Raises:
         DataError: Saying how to encode them.
     """
     for leaf in keras.tree.flatten(y):
-        array = np.asarray(leaf if not keras.ops.is_tensor(leaf) else [])
+        array = np.asarray(leaf)
         if array.dtype.kind in "US" or (array.dtype == object and _holds_words(array)):
             raise DataError(
                 describe(
@@ -183,29 +199,27 @@ def check_labels(y: Any) -> None:
 
 
 def _holds_words(array: np.ndarray[Any, Any]) -> bool:
-    return any(isinstance(value, str) for value in array.ravel()[:1000])
+    return any(isinstance(value, str | bytes) for value in array.ravel()[:1000])
 
 
-def check_finite(batch: Batch, what: str) -> None:
-    """Refuse data whose first batch holds NaN or infinity.
-
-    Raises:
-        DataError: Naming the part of the batch and how many values are not finite.
-    """
+def warn_if_not_finite(batch: Batch, what: str) -> None:
+    """Warn of data whose first batch holds NaN or infinity: few models and losses mask such."""
     for part, name in zip(batch, ("x", "y", "sample_weight"), strict=False):
         for leaf in keras.tree.flatten(part):
             array = np.asarray(
                 keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf
             )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise DataError(
+                warnings.warn(
                     describe(
                         f"The first batch of the {what} data holds values that are not finite.",
-                        fix="Clean the data, or train with a loss that masks them.",
+                        "A member whose loss is not finite counts as diverged.",
+                        "Clean the data, unless the model or its loss masks them.",
                         part=name,
                         not_finite=int(array.size - np.isfinite(array).sum()),
                         of=array.size,
-                    )
+                    ),
+                    stacklevel=4,
                 )
 
 

@@ -19,6 +19,7 @@ class IterableBatches:
 
     One stream feeds the whole population: each slot takes the batches that come next, so that
     nothing is read twice and nothing is restarted. A finite iterable starts anew when it ends.
+    Which slot is the first to take changes, so that each comes by all of the data (`turns`).
 
     Args:
         source: A `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or any iterable of
@@ -41,7 +42,12 @@ class IterableBatches:
         self.source = source
         self.shuffle = shuffle
         self.class_weight = class_weight
-        self._steps_per_epoch = steps_per_epoch or _cardinality(source)
+        length = _cardinality(source)
+        self._steps_per_epoch = steps_per_epoch or length
+        # Batches after which the source yields the same again; None where nobody knows.
+        self._length = length or steps_per_epoch
+        # How often another slot has become the first to take, since the first iteration.
+        self._rotations = -1
         self._rng = np.random.default_rng(0)
         self._ahead: list[Batch] = []
         self._restarts = 0
@@ -72,12 +78,25 @@ class IterableBatches:
             self._ahead.append(self._next())
         return self._ahead[0]
 
+    def turns(self, slots: list[int]) -> list[int]:
+        """Return the slots in the order in which they are to take in the coming iteration.
+
+        Where all slots together take a whole number of epochs in so many iterations, each would see
+        the same part of each epoch for ever. So wherever an iteration begins with an epoch (or
+        nobody knows), the next slot is the first to take.
+        """
+        if self.get_state()["position"] % (self._length or 1) == 0:
+            self._rotations += 1
+        first = self._rotations % max(len(slots), 1)
+        return slots[first:] + slots[:first]
+
     def take(
         self, slots: list[int], num_batches: int, plan: TrainingPlan, batch_sizes: list[int]
     ) -> list[Callable[[], Iterator[Batch]]]:
         """Return for each slot a function that yields the batches it trains on next.
 
-        Batches are drawn when they are needed; only repeated or common ones are held in memory.
+        The functions are to be called in the order of `slots`. Batches are drawn when they are
+        needed; only repeated or common ones are held in memory.
         """
         if plan.batches == "common":
             common = [self._draw() for _ in range(num_batches)] * plan.passes
@@ -96,7 +115,8 @@ class IterableBatches:
 
     def get_state(self) -> dict[str, Any]:
         """Return the position in the stream, JSON-able."""
-        return dict(self._before_look) if self._ahead else self._where()
+        where = self._before_look if self._ahead else self._where()
+        return {**where, "rotations": self._rotations}
 
     def _where(self) -> dict[str, Any]:
         return {"restarts": self._restarts, "position": self._position, "rng": self._drawn_from}
@@ -116,6 +136,8 @@ class IterableBatches:
         else:
             self._skip(restarts, position)
         self._restarts, self._position = restarts, position
+        # Earlier versions did not rotate.
+        self._rotations = int(state.get("rotations", 0))
 
     def _go_to(
         self, dataset: keras.utils.PyDataset, restarts: int, position: int, rng: Any
@@ -124,8 +146,12 @@ class IterableBatches:
         self._ahead, self._iterator = [], None
         if not restarts and not position:
             return
+        # Those before the one that is opened below.
+        if restarts:
+            dataset.on_epoch_begin()
         for _ in range(restarts - 1):
             dataset.on_epoch_end()
+            dataset.on_epoch_begin()
         self._restarts = restarts
         self._iterator = self._open_dataset(dataset, position)
 
@@ -197,6 +223,7 @@ class IterableBatches:
     def _open_dataset(self, dataset: keras.utils.PyDataset, skip: int = 0) -> Iterator[Any]:
         if self._restarts:
             dataset.on_epoch_end()
+        dataset.on_epoch_begin()
         self._drawn_from = self._rng.bit_generator.state
         count = dataset.num_batches
         order: Iterable[int] = itertools.count(skip)

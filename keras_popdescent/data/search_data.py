@@ -17,11 +17,11 @@ from keras_popdescent.data.batch import (
     Batch,
     as_batch,
     check_class_weight,
-    check_finite,
     check_labels,
     class_weights,
     length,
     to_numpy,
+    warn_if_not_finite,
 )
 from keras_popdescent.data.iterables import IterableBatches
 from keras_popdescent.errors import ArgumentError, DataError, describe
@@ -110,11 +110,12 @@ def prepare(
             labels = arrays[1] if len(arrays) > 1 else None
             arrays = (*arrays, class_weights(labels, class_weight))
         training = ArrayBatches(arrays, _batch_size(batch_size), bool(shuffle))
-    check_finite(training.first_batch(), "training")
+    warn_if_not_finite(training.first_batch(), "training")
+    scored = _batch_size(batch_size if validation_batch_size is None else validation_batch_size)
     return SearchData(
         training,
-        prepare_validation(validation_data, validation_steps),
-        _batch_size(batch_size if validation_batch_size is None else validation_batch_size),
+        prepare_validation(validation_data, validation_steps, scored),
+        scored,
         check_whole("steps_per_epoch", steps_per_epoch) or training.steps_per_epoch(),
     )
 
@@ -190,8 +191,8 @@ def _arrays(x: Any, y: Any, sample_weight: Any) -> Batch:
         )
     parts = [to_numpy(x)]
     if y is not None:
-        check_labels(y)
         parts.append(to_numpy(y))
+        check_labels(parts[1])
     if sample_weight is not None:
         parts.append(to_numpy(sample_weight))
     arrays = tuple(parts)
@@ -225,12 +226,16 @@ def _split(arrays: Batch, fraction: float) -> tuple[Batch, Batch]:
     return first, second
 
 
-def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batch] | None:
+def prepare_validation(
+    data: Any, steps: int | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+) -> Batch | list[Batch] | None:
     """Check and convert validation data: arrays stay arrays, a data set becomes its batches.
 
     Args:
         data: (x, y), (x, y, sample_weight), a data set of batches, or None.
-        steps: Batches to take of a data set.
+        steps: Batches to take; None for all. A generator that does not end, and does not say so,
+            would be read for ever.
+        batch_size: Samples a batch of arrays.
 
     Raises:
         DataError: For what cannot work.
@@ -240,12 +245,12 @@ def prepare_validation(data: Any, steps: int | None = None) -> Batch | list[Batc
     refuse_words("validation data", data)
     if _is_iterable_of_batches(data):
         batches = _collect(data, steps)
-        check_finite(batches[0], "validation")
+        warn_if_not_finite(batches[0], "validation")
         return batches
     parts = as_batch(data)
     arrays = _arrays(parts[0], *(list(parts[1:]) + [None, None])[:2])
-    check_finite(head(arrays), "validation")
-    return arrays
+    warn_if_not_finite(head(arrays), "validation")
+    return arrays if steps is None else head(arrays, steps * batch_size)
 
 
 def _collect(data: Any, steps: int | None) -> list[Batch]:
@@ -273,7 +278,7 @@ def _collect(data: Any, steps: int | None) -> list[Batch]:
     return batches
 
 
-def head(arrays: Batch) -> Batch:
+def head(arrays: Batch, num_samples: int = DEFAULT_BATCH_SIZE) -> Batch:
     """Return the first samples of arrays, as a batch."""
-    batch: Batch = keras.tree.map_structure(lambda array: array[:DEFAULT_BATCH_SIZE], arrays)
+    batch: Batch = keras.tree.map_structure(lambda array: array[:num_samples], arrays)
     return batch

@@ -50,6 +50,10 @@ class Engine:
         }
         # Which tensors of a member its hyperparameter values are written to.
         self.written = sorted({position[id(handle.target)] for handle in live.handles})
+        # Which tensor is the moving average of which weight.
+        self._averages = {
+            index: len(live.weight_variables) + average for index, average in live.averages.items()
+        }
         # Which tensor is the learning rate; None where it is a schedule or a function.
         annealed = live.rate_variable
         self._rate = None if annealed is None else position[id(annealed)]
@@ -95,6 +99,8 @@ class Engine:
         stack = list(stack)
         for index, value in self._neutral.items():
             stack[index] = jnp.full_like(stack[index], value)
+        for index, average in self._averages.items():
+            stack[index] = stack[average]
         metrics, last = self._metrics(size), {}
         for block in self._blocks(rows, self._test_chunks):
             metrics, last = self._test(stack, metrics, arrays, block)
@@ -199,6 +205,8 @@ class Engine:
             fresh_ones |= set(range(num_weights, len(stack)))
         if rule in ("restart", "fresh_slots"):
             fresh_ones -= {num_weights + index for index in live.step_counter_indices}
+        weight_of = {average: index for index, average in self._averages.items()}
+        news: list[jax.Array] = []
         evolved = []
         for index, column in enumerate(stack):
             new = column[parents[:, 0]]
@@ -210,8 +218,11 @@ class Engine:
                 new = new + _noise(new, kind, noise_seed, amount, position)
             elif index in live.seed_indices:
                 new = dropout_seed[:, live.seed_indices.index(index)].astype(column.dtype)
+            elif index in fresh_ones and index in weight_of:
+                new = news[weight_of[index]]
             elif index in fresh_ones:
                 new = jnp.broadcast_to(fresh[index], column.shape).astype(column.dtype)
+            news.append(new)
             evolved.append(jnp.where(_per_member(child_at, column.ndim), new, column))
         return evolved
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +18,9 @@ DEFAULT_NUM_SAMPLES = 1600
 
 
 class ValidationSampler:
-    """Draws validation samples by a scoring plan; of a list of batches it draws whole batches.
+    """Draws validation samples by a scoring plan.
+
+    Of a list of batches it draws whole batches, until they hold as many samples as the plan says.
 
     Args:
         validation: Arrays, or a list of batches, or None.
@@ -97,7 +100,9 @@ class ValidationSampler:
     def _draw(self, rng: np.random.Generator) -> NDArray[np.int32]:
         wanted = self._plan.num_samples or DEFAULT_NUM_SAMPLES
         if isinstance(self._validation, list):
-            wanted = -(-wanted // self._batch_size)
+            order = rng.permutation(self._total).astype(np.int32)
+            ends = np.cumsum([_num_samples(self._validation[index]) for index in order])
+            return order[: np.searchsorted(ends, wanted) + 1]
         size = min(wanted, self._total)
         return rng.choice(self._total, size=size, replace=False).astype(np.int32)
 
@@ -113,6 +118,10 @@ class ValidationSampler:
         for rng, saved in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self._common = np.asarray(state["common"], dtype=np.int32)
+
+
+def _num_samples(batch: Batch) -> int:
+    return int(keras.tree.flatten(batch)[0].shape[0])
 
 
 def _blocks(indices: NDArray[np.int32], batch_size: int) -> list[Indices]:

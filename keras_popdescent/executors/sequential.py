@@ -1,15 +1,17 @@
 """The sequential executor: members take turns in one compiled model, on any backend.
 
 One compiled model for each structure (set of rebuild and structural values); members' states are
-swapped in and out on the device. Memory is population_size times the state of a member, plus one
-model for each structure in use.
+swapped in and out on the device. Memory is population_size times the state of a member, twice that
+towards the end of an iteration (an interrupt puts the members back), plus one model for each
+structure in use.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -96,12 +98,31 @@ class SequentialExecutor(Executor):
     ) -> list[Report]:
         setup = self._setup
         training = setup.data.training
-        sizes = self._batch_sizes(slots, batch_size)
+        turns = training.turns(list(slots))
+        sizes = self._batch_sizes(turns, batch_size)
         plan = plan or setup.training
-        feeds = training.take(list(slots), num_batches, plan, sizes)
+        feeds = training.take(turns, num_batches, plan, sizes)
         self._sampler.next_iteration()
-        pairs = zip(slots, feeds, strict=True)
-        return [self._advance_one(s, f, score, plan.fresh_optimizer, rate_factor) for s, f in pairs]
+        fresh = plan.fresh_optimizer
+        with self._all_or_none():
+            reports = {
+                slot: self._advance_one(slot, feed, score, fresh, rate_factor)
+                for slot, feed in zip(turns, feeds, strict=True)
+            }
+        return [reports[slot] for slot in slots]
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """Put all members back as they were before the block where it raises, or is interrupted."""
+        states, groups = list(self._states), list(self._groups)
+        counters, newborn = dict(self._counters), set(self._newborn)
+        try:
+            yield
+        except BaseException:
+            self._states, self._groups = states, groups
+            self._counters, self._newborn = counters, newborn
+            self._resident = None
+            raise
 
     def _batch_sizes(self, slots: Sequence[int], batch_size: int | None) -> list[int]:
         """Return each slot's batch size: the one asked for, or the member's own."""
@@ -161,14 +182,17 @@ class SequentialExecutor(Executor):
             if hooks is not None and announce:
                 if hooks.should_stop(slot):
                     break
-                hooks.batch_begin(slot, model)
+                with stage.live.plain():
+                    hooks.batch_begin(slot, model)
             if arrays:
                 stage.stepper.train_indices(stage.training, [item])
             else:
                 stage.stepper.train_batch(item)
             steps += 1
             if hooks is not None and announce:
-                hooks.batch_end(slot, model, stage.stepper.logs())
+                logs = stage.stepper.logs()
+                with stage.live.plain():
+                    hooks.batch_end(slot, model, logs)
         return steps
 
     def _score(self, slot: int, stage: _Stage) -> dict[str, float]:
@@ -331,9 +355,7 @@ class SequentialExecutor(Executor):
         state = capture(live)
         if key not in self._stages:
             self._stages[key] = _Stage(live, state)
-        reseeded = inherit(
-            [state], live, optimizer="inherit", fresh=state, seed=seed, noise=NO_NOISE
-        )
+        reseeded = inherit([state], live, optimizer="fresh", fresh=state, seed=seed, noise=NO_NOISE)
         self._newborn.add(slot)
         return reseeded
 

@@ -61,6 +61,11 @@ class VectorizedExecutor(SequentialExecutor):
     def _states(self, states: list[MemberState]) -> None:
         self._store = States(states)
 
+    @property
+    def interruptible(self) -> bool:
+        """Not where members train at once: their states are given to the call that trains them."""
+        return not self._applies()
+
     def advance(
         self,
         slots: Sequence[int],

@@ -139,6 +139,16 @@ def learning_rate_setting(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def weight_averages(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Return weights and their moving averages, which an optimizer with `use_ema` has once built.
+
+    In the place of the weights they are what `fit` ends with.
+    """
+    averages = getattr(optimizer, "_model_variables_moving_average", [])
+    pairs = zip(optimizer._trainable_variables, averages, strict=True) if averages else ()
+    return [(weight, average) for weight, average in pairs if average is not None]
+
+
 def add_momentum_slots(optimizer: Any) -> None:
     """Give a built SGD or RMSprop the slots that it left out because its momentum was 0."""
     name = "momentums" if isinstance(optimizer, keras.optimizers.SGD) else "_momentums"

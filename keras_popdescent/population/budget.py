@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from keras_popdescent.arguments import check_time, check_whole
 from keras_popdescent.errors import ArgumentError, describe
@@ -29,6 +29,7 @@ class Budget:
         note: A sentence that says how the numbers came about, empty where both were given.
         given: Whether the caller said how many batches an iteration has.
         deadline: The `time.perf_counter()` after which no iteration begins; None for no end.
+        began: The `time.perf_counter()` from which the time up to the deadline counts.
     """
 
     iterations: int
@@ -37,6 +38,7 @@ class Budget:
     note: str = ""
     given: bool = False
     deadline: float | None = None
+    began: float = field(default_factory=time.perf_counter, compare=False)
 
     @property
     def last_batches(self) -> int:
@@ -105,7 +107,7 @@ def plan_budget(
         note = f"{budget.note}; " if budget.note else ""
         note += f"max_gradient_steps ends it after {most} batches a slot"
         budget = Budget(math.ceil(most / batches), batches, most, note, budget.given)
-    deadline = None if max_time is None else time.perf_counter() + float(max_time)
+    deadline = None if max_time is None else budget.began + float(max_time)
     return replace(budget, deadline=deadline)
 
 

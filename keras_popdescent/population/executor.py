@@ -110,6 +110,11 @@ class Executor(ABC):
     anneals: bool = True
     focuses: bool = True
 
+    @property
+    def interruptible(self) -> bool:
+        """Whether an interrupt may end `advance`; else it waits until the iteration is recorded."""
+        return True
+
     @abstractmethod
     def start(self, setup: Setup) -> None:
         """Make the first members.
@@ -130,6 +135,8 @@ class Executor(ABC):
         rate_factor: float = 1.0,
     ) -> list[Report]:
         """Train the members in `slots` on `num_batches` batches each, and score them.
+
+        Where an interrupt ends it, all members are as they were before.
 
         Args:
             slots: The members that train.

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_popdescent.data.batch import Batch
 from keras_popdescent.errors import PopDescentError
+from keras_popdescent.hyperparameters._keras_internals import weight_averages
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.live_model import LiveModel
@@ -35,6 +36,7 @@ def export_model(
     if not model.built:
         model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
     put_into(model, state)
+    put_averages_into(model)
     return model
 
 
@@ -89,6 +91,13 @@ def put_into(model: keras.Model, state: MemberState) -> None:
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         _copy_optimizer(model, state)
+
+
+def put_averages_into(model: keras.Model) -> None:
+    """Give a model its optimizer's averages of the weights (`use_ema`), if any, as `fit` ends."""
+    for weight, average in weight_averages(inner_optimizer(model)):
+        # On JAX, Keras's `finalize_variable_values` leaves both with one array: no `fit` after it.
+        weight.assign(keras.ops.copy(average))
 
 
 def _copy_optimizer(model: keras.Model, state: MemberState) -> None:

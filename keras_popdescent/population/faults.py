@@ -127,12 +127,16 @@ def out_of_memory(executor: Executor, size: int, num_kept: int) -> OutOfMemoryEr
     """Return an error that says what a population needs, and what to change."""
     states = [executor.capture(slot).num_bytes() for slot in range(size)]
     state, kept = max(states, default=0) / _MEGABYTE, num_kept
-    whole = sum(states) / _MEGABYTE + kept * state
+    # What an interrupt would put back.
+    times, twice = (
+        (2, " twice, as they are and as they were") if executor.interruptible else (1, "")
+    )
+    whole = times * sum(states) / _MEGABYTE + kept * state
     return OutOfMemoryError(
         describe(
             f"The device has no memory left. {size} members of {state:.3g} MB (weights, optimizer "
-            f"state) and {kept} that are kept as the best are {whole:.3g} MB, besides the models, "
-            "the data and what a step needs.",
+            f"state){twice} and {kept} that are kept as the best are {whole:.3g} MB, besides the "
+            "models, the data and what a step needs.",
             "Nothing was made smaller, and what was trained is still there.",
             "Take a smaller population, a smaller batch size, an optimizer with fewer slots, or "
             "`keras.config.set_dtype_policy('mixed_float16')`.",

@@ -12,8 +12,13 @@ import keras
 from keras_popdescent.data.batch import Batch
 from keras_popdescent.errors import BindingError, DataError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding
+from keras_popdescent.hyperparameters._keras_internals import weight_averages
 from keras_popdescent.hyperparameters.handle import Handle
-from keras_popdescent.hyperparameters.optimizer import LearningRateHandle, rate_handle
+from keras_popdescent.hyperparameters.optimizer import (
+    LearningRateHandle,
+    inner_optimizer,
+    rate_handle,
+)
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.variables import swap_functions
 from keras_popdescent.strategies.space import Values
@@ -70,6 +75,7 @@ class LiveModel:
             [*self.weight_variables, *self.optimizer_variables]
         )
         self._index_comparable()
+        self._index_averages()
 
     def _index_variables(self) -> None:
         live = {id(handle.variable) for handle in self.handles if handle.variable is not None}
@@ -113,6 +119,16 @@ class LiveModel:
             keras.ops.convert_to_tensor(number, variable.dtype)
             for number, variable in zip(numbers, variables, strict=True)
         ]
+
+    def _index_averages(self) -> None:
+        """Find the optimizer's moving averages of weights, where it has some (`use_ema`)."""
+        pairs = weight_averages(inner_optimizer(self.model))
+        weights = {id(v): i for i, v in enumerate(self.weight_variables)}
+        slots = {id(v): i for i, v in enumerate(self.optimizer_variables)}
+        # Which of the optimizer's variables is the average of which weight.
+        self.averages = {weights[id(weight)]: slots[id(average)] for weight, average in pairs}
+        self._read_averaged, self._write_averaged = swap_functions([weight for weight, _ in pairs])
+        self._read_averages, _ = swap_functions([average for _, average in pairs])
 
     @property
     def handles(self) -> list[Handle]:
@@ -175,14 +191,17 @@ class LiveModel:
         """Within the block, members can be compared: what changes the reported loss is neutral.
 
         A live penalty coefficient or label smoothing is 0, a loss weight or scale its own default:
-        else a member would win by having a smaller penalty, not by fitting better.
+        else a member would win by having a smaller penalty, not by fitting better. Where the
+        optimizer averages weights (`use_ema`) the model has the averages, as after `fit`.
         """
-        before = self._read_comparable()
+        before, weights = self._read_comparable(), self._read_averaged()
         self._write_comparable(self._neutral)
+        self._write_averaged(self._read_averages())
         try:
             yield
         finally:
             self._write_comparable(before)
+            self._write_averaged(weights)
 
     @contextmanager
     def annealed(self, factor: float) -> Iterator[None]:

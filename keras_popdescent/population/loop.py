@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -185,7 +185,7 @@ class Loop:
         self._steps = int(state["gradient_steps"])
         self._diverged_iterations = int(state["diverged_iterations"])
         self._builds.failures = int(state["failed_builds"])
-        self._began = time.perf_counter() - float(state["seconds"])
+        self._began = self._budget_began = time.perf_counter() - float(state["seconds"])
         self._rng.bit_generator.state = state["rng"]
         self.members = [
             Member(**{**member, "parents": tuple(member["parents"])}) for member in state["members"]
@@ -262,10 +262,15 @@ class Loop:
         turns = 1
         if self._phase.slot is not None:
             slots, turns = [self._phase.slot], len(slots)
-        reports = self.executor.advance(slots, turns * batches, rate_factor=factor)
-        self.batches_done += batches
-        self._heed_limits(reports)
-        return self.absorb(reports)
+        with self._uninterrupted():
+            reports = self.executor.advance(slots, turns * batches, rate_factor=factor)
+            self.batches_done += batches
+            self._heed_limits(reports)
+            return self.absorb(reports)
+
+    def _uninterrupted(self) -> AbstractContextManager[None]:
+        """Hold an interrupt back where the executor cannot put its members back."""
+        return nullcontext() if self.executor.interruptible else deferred_interrupt()
 
     def _focuses(self) -> bool:
         """Whether a phase in which one member trains alone belongs to this search."""
@@ -338,6 +343,10 @@ class Loop:
     def _is_focused(self) -> bool:
         """Whether one member trains alone in the coming iteration: begin or end that phase."""
         focus, phase = self.strategy.focus, self._phase
+        for member in self.members:
+            if member.member_id == phase.member_id and member.stopped and _is_scored(member):
+                # A callback ended its training, and that of nobody else.
+                phase.end()
         if focus is None or not self.kept or self.iteration >= self.settings.iterations:
             return phase.slot is not None
         best = self.kept[0].score
@@ -352,7 +361,7 @@ class Loop:
         phase, births = self._phase, self.settings.max_births
         slot = phase.slot or 0
         lives = phase.member_id == self.members[slot].member_id
-        if lives and math.isfinite(_number(self.members[slot].score)):
+        if lives and _is_scored(self.members[slot]):
             return self._record(records, ())
         if births is not None and self._num_born >= births:
             phase.end()
@@ -481,17 +490,18 @@ class Loop:
         self._rate_factor = self.history.records[-1].rate_factor
         for round_ in range(self.rounds_closed, plan.rounds):
             last = round_ == plan.rounds - 1
-            reports = self.executor.advance(
-                [member.slot for member in self.members if not member.stopped],
-                plan.batches or self.settings.batches_per_iteration,
-                batch_size=plan.batch_size,
-                plan=replace(self.strategy.training, passes=plan.passes),
-                score=last,
-                rate_factor=self._rate_factor,
-            )
-            with deferred_interrupt():
-                self.rounds_closed += 1
-                self._end_round(reports, last)
+            with self._uninterrupted():
+                reports = self.executor.advance(
+                    [member.slot for member in self.members if not member.stopped],
+                    plan.batches or self.settings.batches_per_iteration,
+                    batch_size=plan.batch_size,
+                    plan=replace(self.strategy.training, passes=plan.passes),
+                    score=last,
+                    rate_factor=self._rate_factor,
+                )
+                with deferred_interrupt():
+                    self.rounds_closed += 1
+                    self._end_round(reports, last)
             self._save()
 
     def _end_round(self, reports: Sequence[Report], last: bool) -> None:
@@ -506,8 +516,6 @@ class Loop:
 
     def _all_stopped(self) -> bool:
         """Whether nobody would train in the coming iteration."""
-        if self._phase.slot is not None:
-            return self.members[self._phase.slot].stopped
         return all(member.stopped for member in self.members)
 
     def ranking(self) -> list[Member]:
@@ -537,6 +545,10 @@ def _is_sound(report: Report) -> bool:
     """Whether what a member reports is finite; an accuracy is, also where the loss is not."""
     losses = [report.logs[name] for name in ("loss", "val_loss") if name in report.logs]
     return all(map(math.isfinite, [report.score, *losses]))
+
+
+def _is_scored(member: Member) -> bool:
+    return math.isfinite(_number(member.score))
 
 
 def _number(score: float | None) -> float:

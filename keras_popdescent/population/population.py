@@ -123,7 +123,7 @@ class Population:
         num_elites: int | None = None,
         *,
         strategy: Strategy | None = None,
-        mutate: Sequence[str] = ("learning_rate", "l2"),
+        mutate: Sequence[str] | None = None,
         initial_weights: Literal["copied", "fresh"] | None = None,
         objective: str | tuple[str, Direction] | Objective = "val_loss",
         executor: str | Executor = "auto",
@@ -142,6 +142,8 @@ class Population:
             mutate: Which of the model's own values are mutated around where they are:
                 `"learning_rate"` (or a multiplier on its schedule), `"l2"` (all L1 and L2
                 coefficients), and paths of other live scalars, as `find_handles` lists them.
+                Defaults to those two, or to none where the strategy does not mutate a model's own
+                values (`PopDescent.reference()`, `ESGD`).
             initial_weights: `"copied"`: every first member starts with the model's weights;
                 `"fresh"`: with weights of its own. Defaults to `"copied"` for a model (it may be
                 trained already) and `"fresh"` for a function.
@@ -152,6 +154,7 @@ class Population:
 
         Raises:
             ModelError: If the model is not compiled, or cannot be cloned.
+            ArgumentError: If `mutate` names what the model has not, or the strategy does not heed.
         """
         check_sizes(size, num_elites)
         check_strategy(strategy)
@@ -161,7 +164,7 @@ class Population:
         chosen = PopDescent() if strategy is None else strategy
         blueprint = ModelBlueprint(
             model,
-            check_mutate(mutate) if chosen.implicit else (),
+            check_mutate(mutate, chosen),
             chosen.multipliers,
             chosen.regularization,
         )
@@ -230,7 +233,8 @@ class Population:
             max_time: Seconds after which no iteration begins.
             batch_size: Samples a batch of arrays. Defaults to 64, the paper's.
             validation_batch_size: Samples a validation batch. Defaults to `batch_size`.
-            validation_steps: Batches to take of a validation data set.
+            validation_steps: Batches to take of the validation data; None for all. A generator
+                that does not end needs it, for it would be read for ever.
             validation_samples: Size of the random part of the validation data that scores members;
                 None for the strategy's own plan, which by default is all of it.
             steps_per_epoch: Batches an epoch, where the data set does not know.
@@ -436,12 +440,14 @@ def check_strategy(strategy: Any) -> None:
     check_type("strategy", strategy, Strategy, "a `Strategy` such as `PopDescent()`")
 
 
-def check_mutate(mutate: Any) -> tuple[str, ...]:
-    """Return the names of what is mutated; one name may stand alone.
+def check_mutate(mutate: Any, strategy: Strategy) -> tuple[str, ...]:
+    """Return the names of what is mutated, the usual ones for None; one name may stand alone.
 
     Raises:
-        ArgumentError: If they are no names.
+        ArgumentError: If they are no names, or the strategy would not heed them.
     """
+    if mutate is None:
+        return ("learning_rate", "l2") if strategy.implicit else ()
     names = [mutate] if isinstance(mutate, str) else mutate
     if not isinstance(names, list | tuple | set) or not all(isinstance(n, str) for n in names):
         raise ArgumentError(
@@ -449,6 +455,15 @@ def check_mutate(mutate: Any) -> tuple[str, ...]:
                 "`mutate` is no list of names.",
                 "Expected 'learning_rate', 'l2', or paths that `find_handles` lists.",
                 mutate=mutate,
+            )
+        )
+    if names and not strategy.implicit:
+        raise ArgumentError(
+            describe(
+                "The strategy does not mutate a model's own values.",
+                "Expected no `mutate` beside it.",
+                mutate=mutate,
+                strategy=type(strategy).__name__,
             )
         )
     return tuple(names)

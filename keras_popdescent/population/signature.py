@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_popdescent.data import ArrayBatches, SearchData
+from keras_popdescent.data import ArrayBatches, Batch, SearchData
 from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters.classify import fingerprint
 from keras_popdescent.population.blueprint import Blueprint
@@ -107,10 +107,13 @@ def _data(data: SearchData) -> dict[str, Any]:
             "type": type(training.source).__name__,
             "shuffle": training.shuffle,
         }
+        if training.class_weight is not None:
+            weights = training.class_weight.items()
+            found["class_weight"] = {str(int(label)): float(weight) for label, weight in weights}
     found["steps_per_epoch"] = data.steps_per_epoch
     validation = data.validation
     found["validation"] = (
-        {"batches": len(validation)} if isinstance(validation, list) else _arrays(validation)
+        _batches(validation) if isinstance(validation, list) else _arrays(validation)
     )
     found["validation_batch_size"] = data.validation_batch_size
     return found
@@ -121,6 +124,22 @@ def _arrays(arrays: Any) -> list[dict[str, Any]]:
     return [{**_array_type(leaf), "content": _digest(leaf)} for leaf in leaves]
 
 
+def _batches(batches: list[Batch]) -> dict[str, Any]:
+    """Describe batches by all their samples, in whatever order: data sets may be shuffled."""
+    samples: list[bytes] = []
+    for batch in batches:
+        leaves = [_numpy(leaf) for leaf in keras.tree.flatten(batch)]
+        for row in range(max(map(len, leaves))):
+            content = b"".join(_content(leaf[row : row + 1]) for leaf in leaves)
+            samples.append(hashlib.sha256(content).digest())
+    return {"batches": len(batches), "content": _checksum(b"".join(sorted(samples)))}
+
+
+def _numpy(leaf: Any) -> np.ndarray[Any, Any]:
+    is_tensor = keras.ops.is_tensor(leaf)
+    return np.atleast_1d(keras.ops.convert_to_numpy(leaf) if is_tensor else leaf)
+
+
 def _array_type(leaf: Any, skip: int = 0) -> dict[str, Any]:
     shape = [None if size is None else int(size) for size in leaf.shape[skip:]]
     return {"shape": shape, "dtype": str(leaf.dtype)}
@@ -129,8 +148,14 @@ def _array_type(leaf: Any, skip: int = 0) -> dict[str, Any]:
 def _digest(leaf: Any) -> str:
     """Return a checksum of some of the samples, over the whole length."""
     rows = np.linspace(0, len(leaf) - 1, min(len(leaf), _NUM_SAMPLES)).astype(np.int64)
-    sample = np.asarray(leaf[rows])
-    content = repr(sample.tolist()).encode() if sample.dtype.hasobject else sample.tobytes()
+    return _checksum(_content(np.asarray(leaf[rows])))
+
+
+def _content(array: np.ndarray[Any, Any]) -> bytes:
+    return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+
+
+def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 

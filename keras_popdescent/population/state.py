@@ -127,23 +127,28 @@ def inherit(
             np.array([(seed + offset) % 2**31, 0]), dtype=live.weight_variables[index].dtype
         )
     add_noise(weights, live.trainable_indices, noise)
-    slots = _optimizer_state(first, fresh, live, optimizer)
+    slots = _optimizer_state(first, fresh, live, optimizer, weights)
     return MemberState(tuple(weights), slots, live.num_plain, fresh.optimizer_class)
 
 
 def _optimizer_state(
-    parent: MemberState, fresh: MemberState, live: LiveModel, rule: str
+    parent: MemberState, fresh: MemberState, live: LiveModel, rule: str, weights: Sequence[Any]
 ) -> tuple[Any, ...]:
     count = live.num_plain[1]
     # A momentum that was 0 when the optimizer was built leaves fewer slots.
     same = (parent.optimizer_class, parent.num_plain[1]) == (fresh.optimizer_class, count)
-    if rule == "fresh" or not same:
-        return fresh.optimizer
-    kept = set(range(count)) if rule == "inherit" else set(live.step_counter_indices)
-    return tuple(
+    kept: set[int] = set()
+    if same and rule != "fresh":
+        kept = set(range(count)) if rule == "inherit" else set(live.step_counter_indices)
+    slots = [
         parent.optimizer[index] if index in kept else new
         for index, new in enumerate(fresh.optimizer)
-    )
+    ]
+    for index, average in live.averages.items():
+        if average not in kept:
+            # Under a step counter that goes on, it would stay near the zeros that it is built with.
+            slots[average] = weights[index]
+    return tuple(slots)
 
 
 def add_noise(weights: list[Any], trainable_indices: Sequence[int], noise: NoiseSpec) -> None:

@@ -313,8 +313,23 @@ class Strategy(ABC):
             size: The population size.
             space: The search space.
             rng: Source of randomness.
+
+        Raises:
+            ArgumentError: If `_start` names what neither the space has nor `multipliers`: it would
+                be recorded and have no effect.
         """
-        return self._start(size, space, rng)
+        first = self._start(size, space, rng)
+        known = [*space.names(), *(f"popdescent/{name}" for name in self.multipliers)]
+        unknown = sorted({name for values in first for name in values if name not in known})
+        if unknown:
+            raise ArgumentError(
+                describe(
+                    f"`{type(self).__name__}` starts with hyperparameters that are not there.",
+                    f"There are: {', '.join(known) or 'none'}.",
+                    unknown=unknown,
+                )
+            )
+        return first
 
     def candidates(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
         """Return children to try out before `evolve`; none for most strategies.

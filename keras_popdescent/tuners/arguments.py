@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 
 from keras_popdescent.arguments import check_flag, check_number, check_time, check_type, check_whole
+from keras_popdescent.data import IterableBatches, SearchData
 from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
 from keras_popdescent.hyperparameters import BATCH_SIZE, Binding
 from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
+from keras_popdescent.strategies.space import SearchSpace, Values
 
+_NUMBERS = (keras_tuner.engine.hyperparameters.Int, keras_tuner.engine.hyperparameters.Float)
 _COUNTS = (
     "batches_per_iteration",
     "iterations",
@@ -202,6 +207,45 @@ def _is_file(path: Path) -> bool:
         ) from error
 
 
+def check_initial_values(initial: Sequence[Values], space: keras_tuner.HyperParameters) -> None:
+    """Refuse initial values that their hyperparameters cannot have.
+
+    Args:
+        initial: Values for each of the first members.
+        space: The search space.
+
+    Raises:
+        ArgumentError: Naming the value, and what was expected.
+    """
+    for given in initial:
+        for name, value in given.items():
+            declared = [hp for hp in space.space if hp.name == name]
+            # A name may stand for several, in scopes that exclude each other.
+            if declared and not any(_holds(hp, value) for hp in declared):
+                raise ArgumentError(
+                    describe(
+                        f"`initial_hyperparameters` has a value that `{name}` cannot have.",
+                        f"Expected {' or '.join(map(_held, declared))}.",
+                        value=value,
+                    )
+                )
+
+
+def _holds(hp: Any, value: Any) -> bool:
+    if isinstance(hp, _NUMBERS):
+        kind = numbers.Integral if isinstance(hp, _NUMBERS[0]) else numbers.Real
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        return number and hp.min_value <= value <= hp.max_value
+    return isinstance(value, str | bool | numbers.Real) and value in hp.values
+
+
+def _held(hp: Any) -> str:
+    if isinstance(hp, _NUMBERS):
+        kind = "a whole number" if isinstance(hp, _NUMBERS[0]) else "a number"
+        return f"{kind} from {hp.min_value} to {hp.max_value}"
+    return f"one of {list(hp.values)}"
+
+
 def check_batch_sizes(space: keras_tuner.HyperParameters) -> None:
     """Refuse a hyperparameter `batch_size` that may be no number of samples.
 
@@ -225,6 +269,17 @@ def check_batch_sizes(space: keras_tuner.HyperParameters) -> None:
                         batch_size=value,
                     )
                 ) from None
+
+
+def warn_of_batch_size(space: SearchSpace, data: SearchData) -> None:
+    """Warn where a hyperparameter `batch_size` has no effect: a data set yields whole batches."""
+    if BATCH_SIZE in space.names("live") and isinstance(data.training, IterableBatches):
+        warnings.warn(
+            "The hyperparameter `batch_size` has no effect: the data set decides how many samples "
+            "a batch has. Trials record values that nothing is trained with. Pass arrays, or take "
+            "it out of the search space.",
+            stacklevel=3,
+        )
 
 
 def check_file_name(name: str, value: Any) -> None:

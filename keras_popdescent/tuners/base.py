@@ -35,13 +35,16 @@ from keras_popdescent.population.population import (
     default_elites,
     scoring_plan,
 )
+from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners import models
 from keras_popdescent.tuners.arguments import (
     check_arguments,
     check_batch_sizes,
+    check_initial_values,
     check_keras_tuner,
+    warn_of_batch_size,
 )
 from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_table
 from keras_popdescent.tuners.building import (
@@ -67,6 +70,7 @@ from keras_popdescent.tuners.resume import (
     alone_in_project,
     checkpoints_of,
     refuse_if_in_use,
+    saved_trials,
     tolerant,
 )
 from keras_popdescent.tuners.retraining import complete_schedule, retrain
@@ -127,6 +131,14 @@ class PopulationTuner(keras_tuner.Tuner):
         check_arguments(locals())
         check_keras_tuner(kwargs)
         refuse_chief()
+        if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
+            raise ArgumentError(
+                describe(
+                    "There is nothing to search in: received `hypermodel=None`.",
+                    "Expected a function `build_model(hp)` or a `HyperModel`, or a subclass that "
+                    "overrides `run_trial`.",
+                )
+            )
         self.checkpoints = CheckpointChoice(checkpoint, checkpoint_every, max_disk_mb)
         if kwargs.get("overwrite"):
             name = kwargs.get("project_name") or "untitled_project"
@@ -155,20 +167,17 @@ class PopulationTuner(keras_tuner.Tuner):
         # The call of overridden training that is under way, see `own/segment.py`.
         self.segment: Segment | None = None
         super().__init__(oracle, hypermodel, **kwargs)
-        if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
-            raise ArgumentError(
-                describe(
-                    "There is nothing to search in: received `hypermodel=None`.",
-                    "Expected a function `build_model(hp)` or a `HyperModel`, or a subclass that "
-                    "overrides `run_trial`.",
-                )
-            )
 
     def reload(self) -> None:
         """Read the trials of the project that is in the directory."""
         self.oracle.reload()
         # KerasTuner would take the space from the project, and a changed one would not be noticed.
         self._populate_initial_space()
+
+    def _populate_initial_space(self) -> None:
+        """Build the hypermodel, as KerasTuner does; no global generator is left changed."""
+        with borrowed_globals(0):
+            super()._populate_initial_space()
 
     def save(self) -> None:
         """Write the tuner's files; a disk that is full does not end the search."""
@@ -224,9 +233,10 @@ class PopulationTuner(keras_tuner.Tuner):
         self._blueprint = self._make_blueprint(data.training.first_batch())
         check_batch_sizes(self.oracle.get_space())
         self.check_initial(self._blueprint.space)
+        warn_of_batch_size(self._blueprint.space, data)
         if held is not None:
             check_heldout(self._blueprint, data, held)
-        stack = ExitStack()
+        stack, earlier = ExitStack(), list(self._runs)
         if self.checkpoints.checkpoint:
             # What is there is read from the project, as in a new process.
             self._runs.clear()
@@ -234,10 +244,15 @@ class PopulationTuner(keras_tuner.Tuner):
         first = len(self._runs)
         try:
             seeds = np.random.SeedSequence(self.oracle.seed).spawn(self.executions_per_trial)
+            # All of them: none may take the trials that belong to the snapshots of another one.
+            saved = stack.enter_context(
+                checkpoints_of(self.checkpoints, self.project_dir, self.executions_per_trial)
+            )
             for execution, seed in enumerate(seeds):
-                saving = checkpoints_of(self.checkpoints, self.project_dir, execution)
-                checkpoints = stack.enter_context(saving)
-                run = Execution(self, seed, arguments.verbose, execution, checkpoints)
+                checkpoints = saved[execution] if saved else None
+                others = [trial.trial_id for run in self._runs for trial in run.trials.values()]
+                others += [id_ for later in saved[execution + 1 :] for id_ in saved_trials(later)]
+                run = Execution(self, seed, arguments.verbose, execution, checkpoints, others)
                 self._runs.append(run)
                 given = [
                     *with_member_folders(arguments.callbacks, run.trial_id_of),
@@ -259,6 +274,8 @@ class PopulationTuner(keras_tuner.Tuner):
                     break
         finally:
             with stack:
+                # A search that is refused takes nothing from the one before.
+                self._runs = [run for run in self._runs if run.begun] or earlier
                 models.save_best(self)
                 self.on_search_end()
         return make_result(self, self._runs[first:], data, held)
@@ -271,13 +288,15 @@ class PopulationTuner(keras_tuner.Tuner):
         return {**arguments, "batch_size": declared[BATCH_SIZE]}
 
     def check_initial(self, space: SearchSpace) -> None:
-        """Refuse initial values of hyperparameters that are not there.
+        """Refuse initial values of hyperparameters that are not there, or cannot have them.
 
         Raises:
             ArgumentError: Naming them.
         """
-        known = [*space.names(), *fixed_values(self.oracle.get_space())]
+        declared = self.oracle.get_space()
+        known = [*space.names(), *fixed_values(declared)]
         check_initial_names(self.initial_hyperparameters, known)
+        check_initial_values(self.initial_hyperparameters, declared)
 
     def results_dataframe(self) -> Any:
         """Return a row for each member: origin, life, scores, last metrics and hyperparameters.
@@ -519,7 +538,15 @@ class PopulationTuner(keras_tuner.Tuner):
         return kept[0]
 
     def nothing_searched(self) -> ProjectError:
-        """Return the error for a question that only a search can answer."""
+        """Return the error for a question that only a search with a result can answer."""
+        if any(run.begun for run in self._runs):
+            return ProjectError(
+                describe(
+                    "The search has no result: no member ever had a finite score.",
+                    fix="If they diverged, lower the learning rates in the search space, or clip "
+                    "gradients.",
+                )
+            )
         return ProjectError(
             describe(
                 "Nothing has been searched in this session.",

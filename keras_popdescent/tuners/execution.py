@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,17 +32,13 @@ from keras_popdescent.population.settings import Settings
 from keras_popdescent.population.signature import search_signature
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners.building import check_size, model_size
-from keras_popdescent.tuners.oracle import PopulationOracle
-from keras_popdescent.tuners.resume import TrialRecords
+from keras_popdescent.tuners.oracle import PopulationOracle, Rank
+from keras_popdescent.tuners.resume import BIRTH, INHERITED, PARENT, TrialRecords
 
 if TYPE_CHECKING:
     from keras_popdescent.tuners.base import PopulationTuner
     from keras_popdescent.tuners.own.training import OwnTraining
 
-# What a trial says about its member beside the hyperparameters.
-PARENT = "popdescent/parent_trial"
-BIRTH = "popdescent/birth_iteration"
-INHERITED = "popdescent/inherited_steps"
 # First members whose models are larger than `max_model_size` are drawn anew so many times.
 MAX_DRAWS = 20
 
@@ -56,6 +52,7 @@ class Execution(Observer):
         verbose: As for `keras.Model.fit`.
         execution: Which of the tuner's `executions_per_trial`, from 0.
         checkpoints: Where it is saved, None for nowhere.
+        others: Ids of the trials that belong to the other executions that are saved.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class Execution(Observer):
         verbose: int | str,
         execution: int = 0,
         checkpoints: Checkpoints | None = None,
+        others: Iterable[str] = (),
     ) -> None:
         self.tuner = tuner
         self.oracle: PopulationOracle = tuner.oracle
@@ -76,7 +74,7 @@ class Execution(Observer):
         self._records: TrialRecords | None = None
         self._seed = seed
         if checkpoints is not None:
-            self._records = TrialRecords(self.oracle, self.trials, checkpoints)
+            self._records = TrialRecords(self.oracle, self.trials, checkpoints, others)
             self._seed = checkpoints.root(seed)
         rng_seed, self.executor_seed = self._seed.spawn(2)
         self._rng = np.random.default_rng(rng_seed)
@@ -87,6 +85,11 @@ class Execution(Observer):
     def use(self, executor: Executor, note: str) -> None:
         """Train with another executor."""
         self._executor, self._executor_note = executor, note
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are members: the search was not refused before."""
+        return hasattr(self, "loop") and bool(self.loop.members)
 
     def trial_in(self, slot: int) -> Trial:
         """Return the trial of the member that lives in a slot."""
@@ -102,11 +105,12 @@ class Execution(Observer):
 
     def stop(self, slot: int) -> None:
         """A callback ended the training of the member in a slot."""
-        if hasattr(self, "loop") and self.loop.members:
+        if self.begun:
             self.loop.members[slot].stopped = True
 
     def begin_early(self, executor: OwnTraining) -> None:
         """Make the first member's first call: the training may declare hyperparameters."""
+        self._births_left()
         space = self.oracle.get_space()
         values: Values = {d.name: d.default for d in tunable(space)}
         for given in self.tuner.initial_hyperparameters[:1]:
@@ -163,23 +167,32 @@ class Execution(Observer):
         drawn = [self._small_enough(blueprint, values) for values in drawn]
         return [blueprint.complete(values) for values in drawn]
 
-    def _settings(self, budget: Budget) -> Settings:
-        tuner = self.tuner
+    def _births_left(self) -> int | None:
+        """Return how many trials may be born here, None for any number.
+
+        Raises:
+            ProjectError: If it is none.
+        """
+        total, most = self.oracle.max_trials, self.tuner.max_births
+        if total is None or most is None:
+            return None
         # The trial of a first call, see `begin_early`, is one of those that may be born here.
-        total, born = self.oracle.max_trials, len(self.oracle.trials) - len(self.trials)
-        limit = None
-        if total is not None and tuner.max_births is not None:
-            limit = min(tuner.max_births, total - born)
-            if limit < 1:
-                raise ProjectError(
-                    describe(
-                        "No more trials may be born in this project.",
-                        fix="Pass `overwrite=True`, another `project_name`, or a larger "
-                        "`max_trials`.",
-                        max_trials=tuner.max_births,
-                        trials=born,
-                    )
+        born = len(self.oracle.trials) - len(self.trials)
+        if self._records is not None:
+            born = len(self._records.others)
+        if total <= born:
+            raise ProjectError(
+                describe(
+                    "No more trials may be born in this project.",
+                    fix="Pass `overwrite=True`, another `project_name`, or a larger `max_trials`.",
+                    max_trials=most,
+                    trials=born,
                 )
+            )
+        return min(most, total - born)
+
+    def _settings(self, budget: Budget) -> Settings:
+        tuner, limit = self.tuner, self._births_left()
         size = tuner.population_size if limit is None else min(tuner.population_size, limit)
         return Settings(
             population_size=size,
@@ -231,22 +244,23 @@ class Execution(Observer):
 
     def results(self) -> list[Kept]:
         """Return the members that this execution has to offer, the best first."""
-        loop = getattr(self, "loop", None)
-        if loop is None or not loop.members or not loop.history.iterations():
+        if not self.begun or not self.loop.history.iterations():
             return []
+        loop = self.loop
         if loop.strategy.keep_best:
             return list(loop.kept)
         best = loop.best()
         return [best, *[kept for kept in loop.kept if kept.member_id != best.member_id]]
 
-    def rank(self, kept: Kept) -> tuple[float, int, str]:
+    def rank(self, kept: Kept) -> Rank:
         """Return what kept members are sorted by, as the oracle sorts their trials."""
-        trial = self.trials[kept.member_id]
-        sign = 1.0 if self.tuner.oracle.objective.direction == "min" else -1.0
-        return sign * kept.score, trial.best_step or 0, trial.trial_id
+        return self.oracle.rank(self.trials[kept.member_id], kept.score)
 
     def search_begin(self, loop: Loop) -> None:
-        if self._records is not None and loop.iteration:
+        if self._records is None:
+            return
+        self._records.begin()
+        if loop.iteration:
             keys = {member.member_id: self._key(member.slot) for member in loop.members}
             for trial in self._records.readmit(loop.history, self._lost, self._metrics, keys):
                 self._end_trial(trial)
@@ -297,11 +311,13 @@ class Execution(Observer):
             self._end(member)
 
     def iteration_end(self, record: IterationRecord) -> None:
+        # Not the iteration's number: a closing round has that of the last iteration.
+        step = len(self.loop.history.iterations())
         for member in record.members:
             metrics = self._metrics(member)
             if metrics:
                 trial = self.trials[member.member_id]
-                self.oracle.update_trial(trial.trial_id, metrics, step=record.iteration)
+                self.oracle.update_trial(trial.trial_id, metrics, step=step)
 
     def _metrics(self, member: MemberRecord) -> dict[str, float]:
         """Return what a member reports to its trial, nothing where it diverged."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import keras_tuner
-from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.engine.trial import Trial
 
 from keras_popdescent.arguments import check_seed
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.arguments import check_objective_form
-from keras_popdescent.tuners.resume import reload_trials, tolerant
+from keras_popdescent.tuners.resume import number_of, reload_trials, tolerant
+
+# What trials are sorted by: score, step, number.
+Rank = tuple[float, int, int]
 
 
 class PopulationOracle(keras_tuner.Oracle):
@@ -43,33 +48,49 @@ class PopulationOracle(keras_tuner.Oracle):
             **kwargs,
         )
         self.seed = seed
-        self._next_values: Values = {}
+        # Ids that no new trial may have, beside those of `trials`.
+        self.taken: Iterable[str] = ()
 
     def birth(self, key: str, values: Values) -> Trial:
         """Return a new trial for a member.
+
+        KerasTuner's `create_trial` would take the number of trials for an id, which is another
+        one's where trials are missing that come back later.
 
         Args:
             key: Any name that no living member has.
             values: The member's hyperparameter values and its origin.
         """
-        self._next_values = dict(values)
-        return self.create_trial(key)
+        numbers = {number_of(id_) for id_ in (*self.trials, *self.taken)}
+        free = next(number for number in itertools.count() if number not in numbers)
+        hyperparameters = self.get_space()
+        hyperparameters.values = dict(values)
+        hyperparameters.ensure_active_values()
+        trial = Trial(hyperparameters, f"{free:0{len(str(self.max_trials))}d}")
+        self.trials[trial.trial_id] = self.ongoing_trials[key] = trial
+        self.start_order.append(trial.trial_id)
+        self._save_trial(trial)
+        self.save()
+        self._display.on_trial_begin(trial)
+        return trial
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """Return the best trials, the best first; of equal ones, the first to be so good."""
         best = super().get_best_trials(len(self.trials))
         return sorted(best, key=self.rank)[:num_trials]
 
-    def rank(self, trial: Trial) -> tuple[float, int, str]:
-        """Return what trials are sorted by: equal scores (of accuracies, say) are common."""
-        sign = 1.0 if self.objective.direction == "min" else -1.0
-        # Where there are too few good ones, KerasTuner adds those without a score.
-        score = math.inf if trial.score is None else sign * trial.score
-        return score, trial.best_step or 0, trial.trial_id
+    def rank(self, trial: Trial, score: float | None = None) -> Rank:
+        """Return what trials are sorted by: equal scores (of accuracies, say) are common.
 
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Give the new trial the values of the member that is being born."""
-        return {"status": TrialStatus.RUNNING, "values": self._next_values}
+        Args:
+            trial: The trial.
+            score: Its score, where it has not ended; None for the trial's own.
+        """
+        sign = 1.0 if self.objective.direction == "min" else -1.0
+        score = trial.score if score is None else score
+        # Where there are too few good ones, KerasTuner adds those without a score.
+        good = math.inf if score is None else sign * score
+        return good, trial.best_step or 0, number_of(trial.trial_id)
 
     def reload(self) -> None:
         """Read the trials of the project; the search space is the hypermodel's, not the project's.

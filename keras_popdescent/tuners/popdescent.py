@@ -35,6 +35,16 @@ class PopDescentTuner(PopulationTuner):
         max_trials: At most so many members are ever born (a trial is a member, from birth to
             replacement); after that, training goes on without replacement. Defaults to None: no
             limit.
+        seed: Seed of everything; None for another one each time. 0 is a seed.
+        hyperparameters: As for `RandomSearch`.
+        tune_new_entries: As for `RandomSearch`.
+        allow_new_entries: As for `RandomSearch`.
+        max_retries_per_trial: How often a call of overridden training is tried again. Defaults to
+            0. Without overridden training a member is never retried, it is replaced.
+        max_consecutive_failed_trials: So many members in a row whose model `build_model` cannot
+            build (it raises), or failed calls of overridden training, end the search; fewer cost a
+            member its new values each. Defaults to 3. Members that diverge do not count; they are
+            replaced.
         population_size: Number of members that train together. Defaults to 5.
         num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
             to three fifths of the population, the paper's 3 of 5.
@@ -58,8 +68,8 @@ class PopDescentTuner(PopulationTuner):
             which is all of it for the default.
         implicit_mutation: Where nothing in the search space is live, mutate the learning rate and
             the L2 coefficients that the model has around their own values. Defaults to True.
-        initial_hyperparameters: Values for the first members, a dict for each; what one leaves out
-            is drawn. Member 0 otherwise has the defaults.
+        initial_hyperparameters: Values for the first members within the search space, a dict for
+            each; what one leaves out is drawn. Member 0 otherwise has the defaults.
         checkpoint: Whether the search is saved in the project directory, so that the same call goes
             on in a new process after a crash or a kill, exactly. Defaults to True.
         checkpoint_every: Iterations from one snapshot to the next, at least 1. Defaults to None: as
@@ -67,19 +77,9 @@ class PopDescentTuner(PopulationTuner):
         max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes
             (10**6 bytes). Defaults to None: no bound; two snapshots stay, and a third while it is
             written.
-        seed: Seed of everything; None for another one each time. 0 is a seed.
         deterministic: Whether the backend is told, when the search begins, to use only operations
             that give the same result twice: for GPUs, where this costs speed; CPUs do so anyway. On
             TensorFlow it holds for the whole process from then on. Defaults to False.
-        hyperparameters: As for `RandomSearch`.
-        tune_new_entries: As for `RandomSearch`.
-        allow_new_entries: As for `RandomSearch`.
-        max_retries_per_trial: How often a call of overridden training is tried again. Defaults to
-            0. Without overridden training a member is never retried, it is replaced.
-        max_consecutive_failed_trials: So many members in a row whose model `build_model` cannot
-            build (it raises), or failed calls of overridden training, end the search; fewer cost a
-            member its new values each. Defaults to 3. Members that diverge do not count; they are
-            replaced.
         **kwargs: Arguments of `keras_tuner.Tuner`: `executions_per_trial` (independent populations
             with different seeds; the best is kept), `directory`, `project_name`, `overwrite`,
             `tuner_id`, `optimizer`, `loss`, `metrics`, `max_model_size` (first members with larger
@@ -105,6 +105,13 @@ class PopDescentTuner(PopulationTuner):
         hypermodel: Any = None,
         objective: Any = "val_loss",
         max_trials: int | None = None,
+        seed: int | None = None,
+        hyperparameters: Any = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
         population_size: int = 5,
         num_elites: int | None = None,
         batches_per_iteration: int | None = None,
@@ -120,13 +127,7 @@ class PopDescentTuner(PopulationTuner):
         checkpoint: bool = True,
         checkpoint_every: int | None = None,
         max_disk_mb: float | None = None,
-        seed: int | None = None,
         deterministic: bool = False,
-        hyperparameters: Any = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
         **kwargs: Any,
     ) -> None:
         check_oracle(locals())

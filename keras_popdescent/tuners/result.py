@@ -41,7 +41,8 @@ class SearchResult:
         gradient_steps: Gradient steps of all members of all executions.
         seconds: Wall time of all executions.
         interrupted: Whether Ctrl-C ended it.
-        validation: What the winner's plain model reports on the validation data.
+        validation: What the winner's plain model reports on the validation data; empty without
+            `heldout_data`, beside which it stands.
         heldout: The same on `heldout_data`, scored once, at the end; empty without any.
         history: Every iteration, score and birth of the best execution.
     """

@@ -12,20 +12,28 @@ import glob
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
+from keras_popdescent.errors import ProjectError, describe
 from keras_popdescent.history import BirthRecord, History, MemberRecord
 from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
 
+if TYPE_CHECKING:
+    from keras_popdescent.tuners.oracle import PopulationOracle
+
 FOLDER = "checkpoint"
+# What a trial says about its member beside the hyperparameters.
+PARENT = "popdescent/parent_trial"
+BIRTH = "popdescent/birth_iteration"
+INHERITED = "popdescent/inherited_steps"
 # What reading a file of KerasTuner's raises that is cut off or holds something else.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -61,18 +69,29 @@ class CheckpointChoice:
 
 @contextmanager
 def checkpoints_of(
-    choice: CheckpointChoice, project: str | Path, execution: int
-) -> Iterator[Checkpoints | None]:
-    """Yield the checkpoints of an execution for the length of a block; None where there are none.
+    choice: CheckpointChoice, project: str | Path, executions: int
+) -> Iterator[list[Checkpoints]]:
+    """Yield the checkpoints of all executions for the length of a block; none where none are made.
+
+    Those of an earlier search with more executions are among them, at the end: their trials are
+    in the project.
+
+    Args:
+        choice: The tuner's arguments.
+        project: The project directory.
+        executions: How many executions the search has.
 
     Raises:
-        ProjectError: If what is in the directory cannot be read.
+        ProjectError: If what is in a directory cannot be read.
     """
     if not choice.checkpoint:
-        yield None
+        yield []
         return
-    with Checkpoints(choice.plan(project, execution)) as checkpoints:
-        yield checkpoints
+    while Path(choice.plan(project, executions).directory).is_dir():
+        executions += 1
+    with ExitStack() as stack:
+        plans = [choice.plan(project, execution) for execution in range(executions)]
+        yield [stack.enter_context(Checkpoints(plan)) for plan in plans]
 
 
 def refuse_if_in_use(project: str | Path) -> None:
@@ -114,7 +133,11 @@ def tolerant(write: Callable[[], Any], what: str) -> None:
 
 
 def reload_trials(oracle: keras_tuner.Oracle, project: str | Path) -> None:
-    """Read the trials of a project; what cannot be read is left out, with a warning."""
+    """Read the trials of a project; what cannot be read is left out, with a warning.
+
+    Raises:
+        ProjectError: If there are trials of another tuner: they are no members.
+    """
     pattern = os.path.join(glob.escape(str(project)), "trial_*", "trial.json")
     for path in sorted(glob.glob(pattern)):
         try:
@@ -130,15 +153,34 @@ def reload_trials(oracle: keras_tuner.Oracle, project: str | Path) -> None:
                 stacklevel=3,
             )
             continue
+        if BIRTH not in trial.hyperparameters.values:
+            raise ProjectError(
+                describe(
+                    "The project holds trials of another tuner, which are no members.",
+                    fix="Pass another `project_name` or `directory`, or `overwrite=True` to "
+                    "delete them.",
+                    directory=str(project),
+                )
+            )
         oracle.trials[trial.trial_id] = trial
     order_trials(oracle)
 
 
 def order_trials(oracle: keras_tuner.Oracle) -> None:
     """Set the oracle's orders from its trials: ids count births."""
-    oracle.start_order = sorted(oracle.trials)
+    oracle.start_order = sorted(oracle.trials, key=number_of)
     ended = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.INVALID)
     oracle.end_order = [id_ for id_ in oracle.start_order if oracle.trials[id_].status in ended]
+
+
+def number_of(trial_id: str) -> int:
+    """Return the number that a trial's id is; ids of one search may have different lengths."""
+    return int(trial_id) if trial_id.isdecimal() else -1
+
+
+def saved_trials(checkpoints: Checkpoints) -> list[str]:
+    """Return the ids of the trials that belong to a snapshot, none where there is none."""
+    return list((checkpoints.extra("trials") or {}).get("ids", []))
 
 
 class TrialRecords:
@@ -148,25 +190,47 @@ class TrialRecords:
         oracle: The tuner's oracle.
         trials: member id -> its trial, filled by the execution.
         checkpoints: The execution's checkpoints.
+        others: Ids of the trials that belong to the other executions.
+
+    Raises:
+        ProjectError: If trials of the snapshot belong to another execution too.
     """
 
     def __init__(
-        self, oracle: keras_tuner.Oracle, trials: dict[int, Trial], checkpoints: Checkpoints
+        self,
+        oracle: PopulationOracle,
+        trials: dict[int, Trial],
+        checkpoints: Checkpoints,
+        others: Iterable[str] = (),
     ) -> None:
         self._oracle = oracle
         self._trials = trials
+        self._ids = saved_trials(checkpoints)
+        if not set(self._ids).isdisjoint(others):
+            raise ProjectError(
+                describe(
+                    "Two executions have the same trials: an earlier version has written one over "
+                    "the other.",
+                    fix="Begin anew with `overwrite=True` or another `project_name`.",
+                    directory=str(checkpoints.plan.directory),
+                )
+            )
         saved: Any = checkpoints.extra("trials") or {}
-        self._ids: list[str] = list(saved.get("ids", []))
-        known = dict(oracle.trials)
-        before = saved.get("before", list(known))
-        self._found = {id_: known[id_] for id_ in self._ids if id_ in known}
-        # Trials that were born after the snapshot will be born again.
-        oracle.trials.clear()
-        oracle.trials.update({id_: known[id_] for id_ in before if id_ in known})
-        oracle.ongoing_trials.clear()
-        self._before = list(before)
-        order_trials(oracle)
+        self._before = list(saved.get("before", oracle.trials))
+        # Trials that are there whatever becomes of this execution.
+        self.others = {*others, *(id_ for id_ in self._before if id_ in oracle.trials)}
+        self._found: dict[str, Trial] = {}
         checkpoints.extras["trials"] = self.get_state
+
+    def begin(self) -> None:
+        """Take the oracle back to the snapshot: who was born after it will be born again."""
+        known = dict(self._oracle.trials)
+        self._found = {id_: known[id_] for id_ in self._ids if id_ in known}
+        self._oracle.trials.clear()
+        self._oracle.trials.update({id_: known[id_] for id_ in known if id_ in self.others})
+        self._oracle.taken = self.others
+        self._oracle.ongoing_trials.clear()
+        order_trials(self._oracle)
 
     def get_state(self) -> dict[str, Any]:
         """Return which trials the members have, JSON-able."""
@@ -198,11 +262,11 @@ class TrialRecords:
             for birth in record.births
         }
         reports: dict[int, dict[int, Mapping[str, float]]] = {}
-        for record in history.iterations():
+        for step, record in enumerate(history.iterations(), 1):
             for member in record.members:
                 metrics = report(member)
                 if metrics:
-                    reports.setdefault(member.member_id, {})[record.iteration] = metrics
+                    reports.setdefault(member.member_id, {})[step] = metrics
         for member_id, id_ in enumerate(self._ids):
             told = reports.get(member_id, {})
             trial = self._found.get(id_)
@@ -213,8 +277,8 @@ class TrialRecords:
             if member_id in keys:
                 trial.status, trial.score, trial.message = TrialStatus.RUNNING, None, None
                 self._oracle.ongoing_trials[keys[member_id]] = trial
-            for iteration, metrics in () if whole else told.items():
-                self._oracle.update_trial(id_, metrics, step=iteration)
+            for step, metrics in () if whole else told.items():
+                self._oracle.update_trial(id_, metrics, step=step)
         order_trials(self._oracle)
         dead = [trial for member_id, trial in self._trials.items() if member_id not in keys]
         return [trial for trial in dead if trial.status == TrialStatus.RUNNING]

@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescentTuner
+from keras_popdescent.callbacks.members import MemberCallbacks
 from keras_popdescent.errors import ArgumentError
+from keras_popdescent.population.budget import Budget
+from keras_popdescent.population.member import Member
 from tests.tuners.conftest import build_model
 
 
@@ -113,6 +116,65 @@ def test_batch_hooks_see_every_batch(tmp_path, data):
     assert Batches.count == tuner.history.gradient_steps == 8 * 4 * 5
 
 
+def test_an_epoch_begins_with_its_first_batch(tmp_path, data):
+    """So a rate for each of the epochs is enough for `LearningRateScheduler`."""
+    rates = [1e-2, 1e-3, 1e-3, 1e-4]
+    told = []
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            told.append(("begin", epoch, float(self.model.optimizer.learning_rate)))
+
+        def on_epoch_end(self, epoch, logs=None):
+            told.append(("end", epoch, float(self.model.optimizer.learning_rate)))
+
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
+    search(tmp_path, data, [scheduler, Note()], population_size=1, num_elites=1)
+    expected = [(kind, epoch) for epoch in range(4) for kind in ("begin", "end")]
+    assert [(kind, epoch) for kind, epoch, _ in told] == expected
+    assert [rate for *_, rate in told] == pytest.approx(np.repeat(rates, 2), rel=1e-5)
+
+
+def test_who_wants_to_hear_of_every_batch(tmp_path):
+    known = keras.callbacks
+    path = tmp_path / "model.keras"
+
+    class Own(known.ModelCheckpoint):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    wanted = {
+        known.EarlyStopping("loss"): False,
+        known.ModelCheckpoint(path): False,
+        known.ModelCheckpoint(path, save_freq=3): True,
+        Own(path): True,
+        known.BackupAndRestore(tmp_path): False,
+        known.LambdaCallback(on_epoch_end=print): False,
+        known.LambdaCallback(on_train_batch_end=print): True,
+        known.TerminateOnNaN(): True,
+    }
+    for callback, expected in wanted.items():
+        callbacks = MemberCallbacks([lambda given=callback: given], 8, Budget(4, 2, 8))
+        callbacks.births([Member(0, 0, {})])
+        assert callbacks.needs_batches(0) is expected
+
+
+def test_what_a_callback_does_at_the_end_is_not_handed_on(tmp_path, data):
+    """As `EarlyStopping` puts weights back in members that are being replaced."""
+    begun = []
+
+    class Clear(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begun.append(bool(np.any(self.model.get_weights()[0])))
+
+        def on_train_end(self, logs=None):
+            self.model.set_weights([np.zeros_like(w) for w in self.model.get_weights()])
+
+    # All are replaced, by copies of one another.
+    search(tmp_path, data, [Clear()], population_size=2, num_elites=0)
+    assert len(begun) > 2 and all(begun)
+
+
 def test_batch_hooks_change_nothing(tmp_path, data):
     class Silent(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -166,6 +228,15 @@ def test_model_checkpoints_are_plain_models(tmp_path, data):
     assert isinstance(loaded.layers[0].kernel_regularizer.l2, float)
     plain = tuner.hypermodel.build(tuner.get_best_hyperparameters()[0])
     plain.load_weights(paths[1])
+    assert len(tuner.history) == 16
+
+
+def test_a_model_saved_in_a_batch_hook_is_plain(tmp_path, data):
+    path = tmp_path / "model.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(path, save_freq=5)
+    tuner = search(tmp_path, data, [checkpoint], population_size=2)
+    loaded = keras.models.load_model(path)
+    assert isinstance(loaded.layers[0].kernel_regularizer.l2, float)
     assert len(tuner.history) == 16
 
 

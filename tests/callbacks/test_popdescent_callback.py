@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescent, PopDescentCallback
-from keras_popdescent.errors import ArgumentError, DataError, PopDescentError
+from keras_popdescent.errors import ArgumentError, PopDescentError
 from keras_popdescent.strategies import UnitMutation
 
 
@@ -219,7 +219,7 @@ class TestBadInput:
     def test_validation_data_with_nan(self, data):
         x = data[2].copy()
         x[0, 0] = np.nan
-        with pytest.raises(DataError, match="not finite"):
+        with pytest.warns(UserWarning, match="not finite"):
             PopDescentCallback(validation_data=(x, data[3]))
 
     def test_strategy_that_scales_the_loss(self):
@@ -234,6 +234,19 @@ class TestBadInput:
     def test_results_before_fit(self):
         with pytest.raises(PopDescentError, match=r"Pass it to `model.fit`"):
             _ = PopDescentCallback().history
+
+
+@pytest.mark.backend
+def test_averaged_weights_are_scored_and_left_in_the_model(data):
+    model = compiled()
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.8)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    fit(model, callback, data)
+    logits = model.predict(data[2], verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
+    assert float(keras.ops.mean(loss)) == pytest.approx(callback.history.best()[1], rel=1e-4)
+    model.fit(*data[:2], verbose=0)
 
 
 def test_no_mutation_leaves_the_values(data):

@@ -109,6 +109,16 @@ def test_common_batches_are_the_same_for_all_and_go_on():
     assert sorted(flat(first[0]) + flat(rest[0])) == list(range(12))
 
 
+def test_common_batches_of_several_sizes_are_cut_from_one_order():
+    plan, source, alone = TrainingPlan("common"), batches(), batches()
+    small, large, same = source.take([0, 1, 2], 2, plan, [2, 4, 2])
+    assert (shapes(small), shapes(large)) == ([(2, 2)], [(2, 4)])
+    assert flat(small) == flat(same) == flat(large)[:4]
+    # The stream goes on after the largest.
+    assert flat(large) == flat(alone.take([0], 2, plan, [4])[0])
+    assert flat(source.take([0], 3, plan, [2])[0]) == flat(alone.take([0], 3, plan, [2])[0])
+
+
 def test_common_batches_have_a_stream_of_their_own():
     source = batches()
     common = source.take([0, 1], 2, TrainingPlan("common"), [4, 4])[0]

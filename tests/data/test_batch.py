@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_popdescent.data.batch import as_batch, check_finite, class_weights, length, to_numpy
+from keras_popdescent.data.batch import (
+    as_batch,
+    check_class_weight,
+    class_weights,
+    length,
+    to_numpy,
+    warn_if_not_finite,
+)
 from keras_popdescent.errors import DataError
 
 pytestmark = pytest.mark.backend
@@ -51,6 +58,38 @@ def test_to_numpy_of_tensors():
     assert array.tolist() == [[1.0], [1.0]]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a b", "c"],
+        [b"a b", b"c"],
+        np.array(["a b", "c"], object),
+        np.array([b"a b", b"c"], object),
+    ],
+)
+def test_to_numpy_of_words(words):
+    assert to_numpy(words).tolist() == list(words)
+    assert to_numpy({"text": np.asarray(words)})["text"].tolist() == list(words)
+
+
+def test_to_numpy_of_a_tensor_of_words():
+    tensorflow = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("Only TensorFlow has tensors of words.")
+    assert to_numpy(tensorflow.constant(["a b", "c"])).tolist() == [b"a b", b"c"]
+
+
+def test_a_sparse_matrix():
+    class Sparse:
+        """Has what all of SciPy's have."""
+
+        def toarray(self):
+            return np.eye(2)
+
+    with pytest.raises(DataError, match=r"sparse matrix.*toarray\(\)`.*type='Sparse'"):
+        to_numpy({"a": Sparse()})
+
+
 def test_to_numpy_of_several_inputs():
     first, second = to_numpy([np.zeros((2, 1)), np.ones((2, 3))])
     assert (first.shape, second.shape) == ((2, 1), (2, 3))
@@ -94,9 +133,17 @@ def test_length_of_single_numbers():
 )
 def test_class_weights(labels):
     # A class without a weight has weight 1.
-    weights = class_weights(np.array(labels), {0: 0.5, 1: 3.0})
-    assert weights.tolist() == [0.5, 3.0, 1.0, 3.0]
-    assert weights.dtype == "float32"
+    for table in ({0: 0.5, 1: 3.0}, {0.0: 0.5, np.float32(1.0): 3.0}):
+        check_class_weight(table)
+        weights = class_weights(np.array(labels), table)
+        assert weights.tolist() == [0.5, 3.0, 1.0, 3.0]
+        assert weights.dtype == "float32"
+
+
+@pytest.mark.parametrize("weights", [{}, 3, {"0": 1.0}, {0.5: 1.0}, {np.nan: 1.0}, {True: 1.0}])
+def test_what_is_no_weight_by_class(weights):
+    with pytest.raises(DataError, match="no weight by class"):
+        check_class_weight(weights)
 
 
 @pytest.mark.parametrize("labels", [None, [np.zeros(3), np.zeros(3)], {"a": np.zeros(3)}])
@@ -116,16 +163,17 @@ def test_class_weights_of_no_single_output(labels):
 )
 def test_values_that_are_not_finite(batch, part, count):
     arrays = tuple(np.array(values) for values in batch)
-    with pytest.raises(DataError, match=rf"training data.*part='{part}', not_finite={count}, of="):
-        check_finite(arrays, "training")
+    message = rf"training data.*part='{part}', not_finite={count}, of="
+    with pytest.warns(UserWarning, match=message):
+        warn_if_not_finite(arrays, "training")
 
 
 def test_finite_tensors_and_integers_pass():
-    check_finite(
+    warn_if_not_finite(
         ({"a": keras.ops.ones(2), "b": np.array([1, 2])}, np.array(["u", "v"])), "training"
     )
 
 
 def test_a_tensor_that_is_not_finite():
-    with pytest.raises(DataError, match="not_finite=1"):
-        check_finite((keras.ops.convert_to_tensor([1.0, float("nan")]),), "validation")
+    with pytest.warns(UserWarning, match="not_finite=1"):
+        warn_if_not_finite((keras.ops.convert_to_tensor([1.0, float("nan")]),), "validation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 
 import keras
@@ -112,6 +113,64 @@ def test_slots_take_the_batches_that_come_next():
     assert (numbers(first()), numbers(second())) == ([0, 1], [2, 3])
 
 
+def dealt(batches, size, num_batches):
+    """Return what each slot takes in an iteration."""
+    turns = batches.turns(list(range(size)))
+    streams = batches.take(turns, num_batches, OWN, [0] * size)
+    return {slot: numbers(stream()) for slot, stream in zip(turns, streams, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "num_batches", "iterations"),
+    [
+        (10, 5, 2, 5),  # an iteration is an epoch
+        (10, 5, 4, 5),  # two epochs
+        (20, 5, 2, 10),  # half an epoch
+        (8, 4, 3, 8),  # in step with the epochs only every second time
+        (8, 5, 2, 4),  # where all would be in step if the first one changed each time
+        (9, 5, 2, 9),
+        (7, 1, 2, 7),
+    ],
+)
+@pytest.mark.parametrize("make", [dataset, Numbered])
+def test_each_slot_comes_by_all_of_the_data(length, size, num_batches, iterations, make):
+    batches = started(make(length), shuffle=False)
+    seen = {slot: [] for slot in range(size)}
+    for _ in range(iterations):
+        for slot, taken in dealt(batches, size, num_batches).items():
+            seen[slot] += taken
+    often = num_batches * iterations / length
+    for taken in seen.values():
+        assert np.bincount(taken, minlength=length).tolist() == [often] * length
+
+
+def test_each_slot_comes_by_all_of_a_data_set_of_unknown_length():
+    batches = started(Reiterable(6))
+    assert [dealt(batches, 3, 2)[0] for _ in range(3)] == [[0, 1], [4, 5], [2, 3]]
+
+
+@pytest.mark.parametrize("looks", [0, 2, 3])
+def test_whose_turn_it_is_does_not_depend_on_looks_and_restarts(looks):
+    whole, cut = started(dataset(6)), started(dataset(6))
+    for _ in range(looks):
+        assert dealt(whole, 3, 2) == dealt(cut, 3, 2)
+    cut.first_batch()
+    resumed = started(dataset(6))
+    resumed.set_state(json.loads(json.dumps(cut.get_state())))
+    for _ in range(4):
+        assert dealt(whole, 3, 2) == dealt(cut, 3, 2) == dealt(resumed, 3, 2)
+
+
+def test_a_position_of_a_version_that_always_began_with_the_first_slot():
+    batches = started(dataset(6))
+    batches.set_state({"restarts": 0, "position": 2, "rng": None})
+    assert dealt(batches, 2, 2) == {0: [2, 3], 1: [4, 5]}
+
+
+def test_nobody_takes_from_the_stream():
+    assert started(dataset(6)).turns([]) == []
+
+
 def test_batches_are_read_when_they_are_needed():
     drawn = []
     batches = started((drawn.append(number), batch(number))[1] for number in range(9))
@@ -172,6 +231,43 @@ def test_the_first_batch_of_a_dataset_is_the_one_that_is_trained_on():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_dataset_without_end(workers):
     assert read(started(Numbered(None, workers=workers)), 9) == list(range(9))
+
+
+class Told(Numbered):
+    """Notes when epochs begin and end, and what is read."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.told = []
+
+    def on_epoch_begin(self):
+        self.told.append("begin")
+
+    def on_epoch_end(self):
+        self.told.append("end")
+
+    def __getitem__(self, index):
+        self.told.append(index)
+        return super().__getitem__(index)
+
+
+def test_a_dataset_is_told_of_its_epochs():
+    source = Told(count=2)
+    batches = IterableBatches(source, shuffle=False)
+    batches.start(np.random.SeedSequence(0).spawn(2))
+    assert read(batches, 3) == [0, 1, 0]
+    assert source.told == ["begin", 0, 1, "end", "begin", 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_dataset_that_goes_on_is_told_of_as_many_epochs(count):
+    sources = Told(count=2), Told(count=2)
+    first, second = (started(source, shuffle=False) for source in sources)
+    read(first, count)
+    second.set_state(first.get_state())
+    assert read(second, 1) == read(first, 1)
+    told = [[what for what in source.told if isinstance(what, str)] for source in sources]
+    assert told[0] == told[1]
 
 
 def test_a_dataset_that_knows_its_length_only():

@@ -12,7 +12,6 @@ from keras_popdescent.strategies import ScoringPlan
 
 NUM = 100
 ARRAYS = (np.arange(NUM), np.arange(NUM))
-BATCHES = [(np.full(10, i), np.full(10, i)) for i in range(8)]
 
 
 def sampler(sample, num_samples=None, validation=ARRAYS, batch_size=16, seed=0, size=3):
@@ -93,13 +92,33 @@ def test_the_default_size_is_the_papers(sample):
     assert len(drawn(tested, 0)) == DEFAULT_NUM_SAMPLES == 1600
 
 
-def test_of_a_list_of_batches_whole_batches_are_drawn():
-    assert sampler("whole", validation=BATCHES, batch_size=10).batches(0) == BATCHES
+@pytest.mark.parametrize(
+    ("num_samples", "sizes", "num_batches"),
+    [
+        (25, [10] * 8, 3),
+        (30, [10] * 8, 3),
+        (1, [10] * 8, 1),
+        (81, [10] * 8, 8),
+        (None, [400] * 8, 4),  # the paper's 1600
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_of_a_list_of_batches_whole_batches_are_drawn(num_samples, sizes, num_batches, batch_size):
+    """As many as hold the samples, whatever the size of a batch of arrays is."""
+    batches = [(np.full(size, i), np.full(size, i)) for i, size in enumerate(sizes)]
+    assert sampler("whole", validation=batches, batch_size=batch_size).batches(0) == batches
     for sample in ("common", "own"):
-        tested = sampler(sample, 25, validation=BATCHES, batch_size=10)
+        tested = sampler(sample, num_samples, batches, batch_size)
         tested.next_iteration()
         chosen = [int(batch[0][0]) for batch in tested.batches(1)]
-        assert len(chosen) == len(set(chosen)) == 3  # 25 samples are in 3 batches of 10
+        assert len(chosen) == len(set(chosen)) == num_batches
+
+
+def test_batches_of_several_lengths_are_drawn_until_there_are_enough():
+    tested = sampler("own", 20, [(np.zeros(size),) for size in (2, 30, 5, 16)])
+    for _ in range(20):
+        sizes = [len(batch[0]) for batch in tested.batches(0)]
+        assert sum(sizes) >= 20 > sum(sizes[:-1])
 
 
 @pytest.mark.parametrize("sample", ["whole", "common", "own"])

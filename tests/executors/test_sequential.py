@@ -204,6 +204,21 @@ def test_a_data_set_of_batches(plain):
     assert reports[1].gradient_steps == 2
 
 
+@pytest.mark.backend
+def test_each_member_sees_all_of_an_unshuffled_data_set(plain):
+    """With as many batches an iteration as there are, each slot has other ones the next time."""
+    data = prepare(Batches(20), validation_data=VALIDATION, shuffle=False)
+    executor = start(plain, [{RATE: 0.05}] * 2, data)
+    model = executor.export({RATE: 0.05}, executor.capture(1))
+    for _ in range(2):
+        reports = executor.advance([0, 1], 1)
+    assert [report.slot for report in reports] == [0, 1]
+    for index in (1, 0):
+        model.train_on_batch(*Batches(20)[index])
+    for one, other in zip(weights(executor, 1), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data is TensorFlow's.")
 def test_a_tf_data_set(plain):
     import tensorflow as tf
@@ -325,6 +340,22 @@ def test_a_custom_train_step_may_report_the_objective():
     executor = start(ModelBlueprint(build_own), [{RATE: 0.05}], objective=("thrice", "min"))
     with pytest.raises(ObjectiveError, match="It reports: .*twice"):
         executor.advance([0], 1)
+
+
+@pytest.mark.backend
+def test_labels_that_the_loss_masks():
+    def masked(truth, predicted):
+        known = keras.ops.isfinite(truth)
+        error = keras.ops.where(known, truth, 0.0) - keras.ops.where(known, predicted, 0.0)
+        return keras.ops.mean(keras.ops.square(error), axis=-1)
+
+    labels = Y.copy()
+    labels[::3, 0] = np.nan
+    with pytest.warns(UserWarning, match="not finite.*part='y'"):
+        data = prepare(X[:40], labels[:40], validation_data=(X[40:], labels[40:]))
+    executor = start(ModelBlueprint(lambda: network(loss=masked)), [{RATE: 0.05}], data)
+    first, *_, last = [executor.advance([0], 5)[0].score for _ in range(3)]
+    assert last < first
 
 
 def test_models_that_cannot_be_trained_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import keras
@@ -15,7 +16,7 @@ from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population import registry
 from keras_popdescent.strategies import Offspring, ScoringPlan
-from keras_popdescent.testing import ExecutorConformance
+from keras_popdescent.testing import ExecutorConformance, FixedStrategy
 from keras_popdescent.testing.executors import FIRST_VALUES, make_data
 
 pytestmark = pytest.mark.backend
@@ -36,7 +37,7 @@ class TestLaws(ExecutorConformance):
         return vectorized()
 
 
-def scanning():
+def scanning(engine=None):
     """Return an executor as on an accelerator: a scan over the batches, donated buffers."""
     from keras_popdescent.executors import vectorized as module
 
@@ -46,7 +47,7 @@ def scanning():
                 original = module.jax.default_backend
                 module.jax.default_backend = lambda: "gpu"
                 try:
-                    stage.engine = module.Engine(stage.live)
+                    stage.engine = (engine or module.Engine)(stage.live)
                 finally:
                     module.jax.default_backend = original
             return stage.engine
@@ -234,10 +235,11 @@ class TestAgreement:
         more = 2 * 4 * 8 * (6 * 6 * 9 + 3 * 3 * 9 * 4)
         assert sizes["gpu"][0] - sizes["in turn"][0] >= 0.9 * more
 
-    def test_batch_sizes_of_their_own(self):
+    @pytest.mark.parametrize("batches", ["own", "common"])
+    def test_batch_sizes_of_their_own(self, batches):
         values = [{**values, "batch_size": size} for values, size in zip(
             FIRST_VALUES, (8, 4, 8), strict=True)]  # fmt: skip
-        first, second = self.pair(values=values)
+        first, second = self.pair(values=values, training=TrainingPlan(batches))
         for executor in (first, second):
             reports = executor.advance([0, 1, 2], 6)
             assert [report.gradient_steps for report in reports] == [6, 6, 6]
@@ -337,6 +339,60 @@ def test_a_whole_search_agrees(strategy):
         assert [birth.parents for birth in one.births] == [birth.parents for birth in other.births]
         for member, twin in zip(one.members, other.members, strict=True):
             assert twin.score == pytest.approx(member.score, rel=1e-3)
+
+
+@needs_jax
+@pytest.mark.parametrize("rule", ["restart", "inherit"])
+def test_averages_of_weights_agree(rule):
+    def averaging():
+        model = build()
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.8)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, metrics=["accuracy"])
+        return model
+
+    x, y = data()
+    scores = []
+    for executor in (SequentialExecutor(), scanning()):
+        strategy = PopDescent(focus=None, optimizer_state=rule)
+        population = Population.from_model(
+            averaging, 3, 1, strategy=strategy, executor=executor, seed=0
+        )
+        history = population.fit(
+            x, y, validation_split=0.25, iterations=3, batches_per_iteration=4, verbose=0
+        )
+        scores.append([[member.score for member in r.members] for r in history.iterations()])
+        loss = population.best_model().evaluate(x[300:], y[300:], verbose=0)[0]
+        assert loss == pytest.approx(population.best_score(), rel=1e-4)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3)
+
+
+@needs_jax
+def test_an_interrupt_waits_until_the_iteration_is_recorded():
+    """The stacks are given to the calls that train them: there is no way back."""
+    from keras_popdescent.executors.vectorized import Engine
+
+    class Interrupted(Engine):
+        calls = 0
+
+        def _blocks(self, *arguments):
+            for block in super()._blocks(*arguments):
+                yield block
+                # One block is trained on and two are scored in each iteration.
+                Interrupted.calls += 1
+                if Interrupted.calls == 4:
+                    signal.raise_signal(signal.SIGINT)
+
+    executor = scanning(Interrupted)
+    strategy = FixedStrategy(keep_best=False)
+    population = Population.from_model(build, 3, strategy=strategy, executor=executor, seed=0)
+    x, y = data()
+    population.fit(x, y, validation_split=0.25, iterations=4, batches_per_iteration=3, verbose=0)
+    assert population.interrupted and len(population.history.iterations()) == 2
+    model = population.best_model()
+    loss = model.evaluate(x[300:], y[300:], verbose=0)[0]
+    assert loss == pytest.approx(population.best_score(), rel=1e-4)
+    assert int(model.optimizer.iterations) == 6
 
 
 @needs_jax

@@ -219,6 +219,19 @@ def test_an_optimizer_without_momentum_or_not_built_is_left_alone():
     assert len(adam.variables) == before and not unbuilt.built
 
 
+def test_averages_of_weights_are_those_that_fit_ends_with():
+    y = np.zeros((4, 2), dtype="float32")
+    model = compiled()
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse")
+    model.fit(X, y, batch_size=1, verbose=0)
+    pairs = _keras_internals.weight_averages(model.optimizer)
+    assert [id(weight) for weight, _ in pairs] == [id(v) for v in model.trainable_variables]
+    for weight, average in pairs:
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (weight, average)))
+    assert _keras_internals.weight_averages(keras.optimizers.SGD(0.1)) == []
+    assert _keras_internals.weight_averages(keras.optimizers.SGD(0.1, use_ema=True)) == []
+
+
 def test_sync_from_fit_shows_the_weights_of_the_last_batch():
     model, seen = compiled(), []
 

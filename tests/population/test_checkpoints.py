@@ -401,6 +401,41 @@ def searched(tmp_path_factory):
     return directory
 
 
+def in_batches(y, order=slice(None), size=8):
+    rows = np.arange(len(y))[order]
+    return iter([(X[40:][r], y[r]) for r in np.array_split(rows, -(-len(y) // size))])
+
+
+def test_validation_batches_that_differ(tmp_path):
+    """Samples count, not their order: a data set that is shuffled goes on."""
+    _, y = VALIDATION
+    fit(make(), tmp_path, validation_data=in_batches(y), iterations=1)
+    for order in (slice(None), slice(None, None, -1)):
+        fit(make(), tmp_path, validation_data=in_batches(y, order), iterations=1)
+    other = y.copy()
+    other[-1] *= 100.0
+    for given in (in_batches(other), in_batches(y[::-1])):
+        with pytest.raises(ProjectError, match=r"data.validation.content: was '\w+', is '\w+'"):
+            fit(make(), tmp_path, validation_data=given, iterations=1)
+
+
+def test_class_weights_of_a_data_set_that_differ(tmp_path):
+    batches = [(X[:8], np.arange(8) % 2)] * 9
+
+    def run(**changes):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(2, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        population = Population.from_model(model, 2, seed=0)
+        data = (iter(batches),)
+        validation = (X[:8], np.arange(8) % 2)
+        fit(population, tmp_path, data, iterations=1, validation_data=validation, **changes)
+
+    run(class_weight={0: 1.0, 1: 2.0})
+    run(class_weight={0: 1.0, 1: 2.0})
+    with pytest.raises(ProjectError, match=r"data.class_weight.1: was 2.0, is 3.0"):
+        run(class_weight={0: 1.0, 1: 3.0})
+
+
 def test_a_directory_in_use(tmp_path):
     with FolderLock(tmp_path), pytest.raises(ProjectError, match="in use by another search"):
         fit(make(), tmp_path)

@@ -263,8 +263,8 @@ def test_out_of_memory_says_what_was_needed():
 
     population.executor._advance_one = advance
     message = (
-        r"no memory left. 4 members of \S+ MB.*1 that are kept.*are \S+ MB.*smaller population, a "
-        r"smaller batch size.*mixed_float16.*population_size=4"
+        r"no memory left. 4 members of \S+ MB.*twice.*1 that are kept.*are \S+ MB.*"
+        r"smaller population, a smaller batch size.*mixed_float16.*population_size=4"
     )
     with pytest.raises(OutOfMemoryError, match=message) as caught:
         fit(population)

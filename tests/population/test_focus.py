@@ -146,6 +146,17 @@ class TestLoop:
         loop.run()
         assert turns(loop)[2:] == [([0], 8), ([0, 1], 4)]
 
+    def test_a_copy_that_is_stopped_gives_way(self):
+        """`EarlyStopping` ends a member, not the search."""
+
+        def score(slot, iteration, values):
+            loop.members[0].stopped = iteration >= 4
+            return [3.0, 1.0, 2.0][slot]
+
+        loop = scripted_loop(focused(), score, population_size=3, num_elites=0, iterations=6)
+        loop.run()
+        assert turns(loop) == [([0, 1, 2], 4)] * 3 + [([0], 12)] + [([1, 2], 4)] * 2
+
     def test_more_iterations_begin_with_all(self):
         loop = scripted(focused(), [[3.0, 1.0]], 4)
         loop.run()
@@ -231,12 +242,14 @@ class TestModels:
         schedule = tuner.get_best_schedule()
         assert schedule.segments[-1].values["rate"] == tuner.get_best_hyperparameters()[0]["rate"]
 
-    def test_the_schedule_replays_to_the_copy(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("averages", [False, True])
+    def test_the_schedule_replays_to_the_copy(self, averages, tmp_path, monkeypatch):
         """Plain `fit` with the recorded schedule ends with the winner's weights."""
 
         def hyper(hp):
             model = build()
-            model.compile(keras.optimizers.Adam(hp.Float("rate", 0.01, 0.1, default=0.02)), "mse")
+            rate = hp.Float("rate", 0.01, 0.1, default=0.02)
+            model.compile(keras.optimizers.Adam(rate, use_ema=averages, ema_momentum=0.9), "mse")
             return model
 
         first = []

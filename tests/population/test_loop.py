@@ -21,6 +21,7 @@ from keras_popdescent.population.kept import Kept
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies import (
     ClosingPlan,
+    LinearDimension,
     LogDimension,
     Offspring,
     PopDescent,
@@ -85,7 +86,8 @@ def test_first_members():
 )
 def test_given_values_go_before_the_strategys(given, expected):
     strategy = FixedStrategy(first=[{"a": 1, "b": 2}] * 2)
-    loop = scripted_loop(strategy, [[1.0, 2.0]])
+    space = SearchSpace([LinearDimension(name, 0, 9, default=0) for name in "ab"])
+    loop = scripted_loop(strategy, [[1.0, 2.0]], space=space)
     assert loop.first_values(given) == expected
 
 

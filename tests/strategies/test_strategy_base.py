@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
+from keras_popdescent.errors import ArgumentError
 from keras_popdescent.strategies import Offspring, PopulationView, SearchSpace
 from keras_popdescent.testing import FixedStrategy, mixed_space
 
@@ -70,6 +71,18 @@ def test_without_a_finite_member_nobody_is_replaced(scores, num_children):
     assert len(offspring) == num_children
 
 
+def test_a_strategy_starts_with_what_the_space_has():
+    class Scaled(FixedStrategy):
+        multipliers = ("loss_scale",)
+
+    first = [{"popdescent/loss_scale": 2.0}]
+    rng = np.random.default_rng(0)
+    assert Scaled(first=first).start(1, SearchSpace(), rng) == first
+    message = r"`FixedStrategy` starts with.*There are: none.*unknown=\['popdescent/loss_scale'\]"
+    with pytest.raises(ArgumentError, match=message):
+        FixedStrategy(first=first).start(1, SearchSpace(), rng)
+
+
 def test_first_member_has_the_defaults_and_the_others_are_drawn():
     class Common(FixedStrategy):
         def _start(self, size, space, rng):
@@ -89,8 +102,11 @@ def test_a_strategy_without_state_takes_its_own_state_back():
 
 
 def test_the_fixed_strategy_notes_what_it_is_shown():
-    strategy = FixedStrategy(first=[{"units": 24}])
-    assert strategy.start(2, SearchSpace(), np.random.default_rng(0)) == [{"units": 24}, {}]
+    space = mixed_space()
+    strategy = FixedStrategy(first=[{**space.defaults(), "units": 24}])
+    first, second = strategy.start(2, space, np.random.default_rng(0))
+    assert first == {**space.defaults(), "units": 24}
+    assert second == space.defaults()
     shown = view([1.0])
     strategy.evolve(shown, np.random.default_rng(0))
     assert strategy.views == [shown]

@@ -4,8 +4,10 @@ The behaviours are those that KerasTuner's own tests of its tuners hold; what me
 here is in docs/differences.md.
 """
 
+import inspect
 import json
 import math
+import random
 from types import SimpleNamespace
 
 import keras
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescent, PopDescentTuner
-from keras_popdescent.errors import ArgumentError, ModelError, ObjectiveError
+from keras_popdescent.errors import ArgumentError, ModelError, ObjectiveError, ProjectError
 from keras_popdescent.strategies import UnitMutation
 from keras_popdescent.tuners.building import check_strategy
 
@@ -52,6 +54,13 @@ def make(build, tmp_path, **kwargs):
 
 
 class TestArguments:
+    def test_positional_arguments_are_those_of_random_search(self):
+        def positional(tuner_class):
+            parameters = inspect.signature(tuner_class).parameters.values()
+            return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+        assert positional(PopDescentTuner) == positional(keras_tuner.RandomSearch)
+
     def test_attributes_are_those_of_random_search(self, tmp_path, data):
         arguments = {
             "objective": "val_accuracy",
@@ -74,6 +83,12 @@ class TestArguments:
         tuner.search(*data, **FIT)
         assert (tmp_path / "untitled_project" / "oracle.json").exists()
         tuner.results_summary()
+
+    def test_global_generators_are_left_as_they_were(self, tmp_path):
+        states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        for _ in range(2):
+            make(build_layers, tmp_path).save()
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
 
     def test_max_trials_is_that_of_each_execution(self, tmp_path):
         tuner = make(build_layers, tmp_path, max_trials=4, executions_per_trial=2)
@@ -199,6 +214,9 @@ class TestArguments:
 
     def test_overwrite(self, tmp_path, data):
         make(build_layers, tmp_path).search(*data, **FIT)
+        with pytest.raises(ArgumentError, match="nothing to search in"):
+            make(None, tmp_path, overwrite=True)
+        assert make(build_layers, tmp_path).oracle.trials
         assert not make(build_layers, tmp_path, overwrite=True).oracle.trials
 
     def test_another_tuner_in_the_directory(self, tmp_path, data):
@@ -207,6 +225,16 @@ class TestArguments:
             keras_tuner.BayesianOptimization(
                 build_layers, objective="val_loss", max_trials=3, directory=tmp_path
             )
+
+    def test_in_the_directory_of_another_tuner(self, tmp_path):
+        other = keras_tuner.RandomSearch(build_layers, objective="val_loss", directory=tmp_path)
+        other.oracle.create_trial("tuner0")
+        other.save()
+        files = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+        with pytest.raises(ProjectError, match="trials of another tuner.*overwrite=True"):
+            make(build_layers, tmp_path)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == files
+        assert not make(build_layers, tmp_path, overwrite=True).oracle.trials
 
 
 class TestSpaces:

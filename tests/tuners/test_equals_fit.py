@@ -131,6 +131,16 @@ CASES = {
         lambda x, y, w: {"x": x, "y": y, "batch_size": BATCH, "validation_steps": 2,
                          "validation_data": Sequence(x[::-1], y[::-1])},
     ),
+    "validation steps of arrays": (
+        build,
+        lambda x, y, w: {"x": x, "y": y, "batch_size": BATCH, "validation_steps": 2,
+                         "validation_batch_size": 5, "validation_data": (x[::-1], y[::-1])},
+    ),
+    "validation steps of a split": (
+        build,
+        lambda x, y, w: {"x": x, "y": y, "batch_size": BATCH, "validation_steps": 1,
+                         "validation_batch_size": 5, "validation_split": 0.4},
+    ),
     "weighted validation": (
         build,
         lambda x, y, w: {"x": x, "y": y, "batch_size": BATCH,

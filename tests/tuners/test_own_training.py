@@ -21,6 +21,7 @@ from keras_popdescent.errors import (
     ResultError,
     TrainingError,
 )
+from keras_popdescent.testing import FixedStrategy
 from keras_popdescent.tuners.own.calls import Calls, plan_calls
 from keras_popdescent.tuners.own.metrics import metrics_of
 from keras_popdescent.tuners.own.state import OwnState, inherit
@@ -102,6 +103,23 @@ class TestFit:
                 ):
                     np.testing.assert_array_equal(now, before)
         assert survivors > 0
+
+    def test_an_interrupt_leaves_members_as_they_were_recorded(self, tmp_path, data):
+        class Interrupted(Hyper):
+            calls = 0
+
+            def fit(self, hp, model, *args, **kwargs):
+                Interrupted.calls += 1
+                if Interrupted.calls == 2 * 3 + 2:
+                    raise KeyboardInterrupt
+                return super().fit(hp, model, *args, **kwargs)
+
+        strategy = FixedStrategy(keep_best=False)
+        tuner = fit(make(Interrupted(), tmp_path, strategy=strategy), data)
+        [execution] = tuner._runs
+        recorded = [m.gradient_steps for m in tuner.history.iterations()[-1].members]
+        assert len(tuner.history) == 2
+        assert [execution.loop.executor.capture(slot).steps for slot in range(3)] == recorded
 
     def test_what_only_fit_declares_is_found_and_mutated(self, tmp_path, data):
         tuner = fit(make(Hyper(), tmp_path, population_size=5), data, epochs=8)
@@ -516,6 +534,20 @@ class TestFailures:
 
         with pytest.raises(TrainingError, match="my own bug"):
             Mine(directory=tmp_path, population_size=2, iterations=5).search(verbose=0)
+
+    def test_no_call_beyond_max_trials(self, tmp_path):
+        class Mine(PopDescentTuner):
+            count = 0
+
+            def run_trial(self, trial, *args, **kwargs):
+                Mine.count += 1
+                return trial.hyperparameters.Float("value", 1.0, 10.0)
+
+        tuner = Mine(directory=tmp_path, max_trials=2)
+        tuner.search(verbose=0)
+        with pytest.raises(ProjectError, match="No more trials"):
+            tuner.search(verbose=0)
+        assert Mine.count == len(tuner.oracle.trials) == 2
 
     def test_diverged_members_alone_are_no_error_of_the_users(self, tmp_path):
         class Mine(PopDescentTuner):

@@ -1,5 +1,6 @@
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_a_finished_project_is_reloaded(searched, data):
         searched.hypermodel, seed=0, directory=searched.directory, objective="val_loss"
     )
     expected = searched.get_best_models()[0].predict(data[0], verbose=0)
+    before = random.getstate()
+    again.get_best_models()
+    assert random.getstate() == before
     np.testing.assert_allclose(
         again.get_best_models()[0].predict(data[0], verbose=0), expected, rtol=1e-5
     )
@@ -350,6 +354,20 @@ def test_batch_size_is_live(tmp_path, data):
     assert {16, 32} <= seen
 
 
+def test_batch_size_beside_a_data_set_of_batches_has_no_effect(tmp_path, data):
+    def build(hp):
+        hp.Choice("batch_size", [16, 32])
+        model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    x, y = data
+    tuner = make(build, tmp_path, iterations=1, batches_per_iteration=1)
+    batches = iter([(x[:20], y[:20])] * 9)
+    with pytest.warns(UserWarning, match="`batch_size` has no effect: the data set decides"):
+        tuner.search(batches, validation_data=(x[:20], y[:20]), verbose=0)
+
+
 def test_presets_run(build, tmp_path, data):
     for name, strategy in {
         "paper": PopDescent.paper(num_samples=32),
@@ -399,6 +417,9 @@ def test_all_diverged_is_an_error_with_the_hyperparameters(tmp_path, data):
     tuner = make(build, tmp_path, iterations=9, batches_per_iteration=4)
     with pytest.raises(DivergedError, match=r"1e\+30"):
         tuner.search(data[0], data[1].astype("float32"), validation_split=0.2, verbose=0)
+    for ask in (tuner.get_best_models, tuner.get_best_schedule):
+        with pytest.raises(ProjectError, match="no member ever had a finite score"):
+            ask()
 
 
 class TestBadInput:
@@ -429,8 +450,8 @@ class TestBadInput:
 
     def test_nan(self, build, tmp_path, data):
         x = data[0].copy()
-        x[3, 1] = np.nan
-        with pytest.raises(DataError, match="not finite"):
+        x[:, 1] = np.nan
+        with pytest.warns(UserWarning, match="not finite"), pytest.raises(DivergedError):
             make(build, tmp_path).search(x, data[1], **FIT)
 
     def test_no_model(self, tmp_path, data):
@@ -443,6 +464,15 @@ class TestBadInput:
 
         with pytest.raises(ModelError, match="not compiled"):
             make(build, tmp_path).search(*data, **FIT)
+
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_what_was_refused_was_not_searched(self, checkpoint, build, tmp_path, data):
+        tuner = make(build, tmp_path, checkpoint=checkpoint,
+                     objective=keras_tuner.Objective("val_f1", "max"))  # fmt: skip
+        with pytest.raises(ObjectiveError):
+            tuner.search(*data, **FIT)
+        with pytest.raises(ProjectError, match="Nothing has been searched"):
+            tuner.get_best_models()
 
     def test_unknown_argument_of_fit(self, build, tmp_path, data):
         with pytest.raises(ArgumentError, match="epoch_count"):
@@ -525,6 +555,33 @@ def test_automatic_names_of_metrics_are_those_of_a_first_build(tmp_path, data):
     tuner = make(build, tmp_path, objective=keras_tuner.Objective("val_auc", "max"))
     tuner.search(data[0], data[1] == 1, **{**FIT, "epochs": 1})
     assert {"auc", "val_auc"} <= set(tuner.history.iterations()[0].members[0].logs)
+
+
+def test_a_model_that_only_a_batch_builds(tmp_path, data):
+    """In a later session nobody knows its shapes: the error says what to do, and that helps."""
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    def build(hp):
+        model = Net()
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(rate), loss)
+        return model
+
+    limits = {"population_size": 2, "iterations": 1, "batches_per_iteration": 1}
+    make(build, tmp_path, **limits).search(*data, validation_split=0.2, verbose=0)
+    tuner = make(build, tmp_path, **limits)
+    with pytest.raises(ProjectError, match="first batch.*Call `search`"):
+        tuner.get_best_models()
+    tuner.search(*data, validation_split=0.2, verbose=0)
+    assert len(tuner.get_best_models()[0].get_weights()) == 2
 
 
 def test_a_worse_search_hides_no_better_model(build, tmp_path, data):

@@ -6,12 +6,14 @@ import math
 import time
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
 from keras_popdescent import PopDescent, PopDescentTuner, Schedule
 from keras_popdescent.errors import ArgumentError, BindingError, ModelError, ProjectError
 from keras_popdescent.strategies import UnitMutation
+from keras_popdescent.tuners.arguments import check_initial_values
 from tests.tuners.conftest import build_model
 
 FIT = {"batch_size": 32, "validation_split": 0.2, "verbose": 0}
@@ -388,6 +390,19 @@ class TestBudgets:
         assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
         assert math.isfinite(result.best_score)
 
+    def test_time_that_is_over(self, tmp_path, data):
+        """The same call again returns at once: the seconds count from the first one's beginning."""
+
+        def search(**limits):
+            tuner = make(tmp_path, executions_per_trial=2, batches_per_iteration=2, **limits)
+            tuner.search(*data, **FIT, epochs=None if "iterations" in limits else 10**5)
+            return [len(run.loop.history) for run in tuner._runs]
+
+        done = search(max_time=0.5)
+        assert search(max_time=0.5) == done
+        more = max(done) + 1
+        assert search(max_time=1e4, iterations=more) == [more, more]
+
     @pytest.mark.parametrize("limit", [{"max_time": 0}, {"max_gradient_steps": 3},
                                        {"max_gradient_steps": 0}, {"max_time": -1.0}])  # fmt: skip
     def test_limits_that_allow_nothing(self, tmp_path, data, limit):
@@ -431,4 +446,33 @@ class TestBudgets:
 def test_initial_hyperparameters_with_a_typo(tmp_path, data):
     tuner = make(tmp_path, initial_hyperparameters=[{"learning_rat": 0.01}])
     with pytest.raises(ArgumentError, match="learning_rat.*|.*has not"):
+        tuner.search(*data, **FIT)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"rate": 5.0}, "a number from 0.001 to 0.1"),
+        ({"rate": "a"}, "a number from 0.001 to 0.1"),
+        ({"rate": math.nan}, "a number from 0.001 to 0.1"),
+        ({"units": 3.7}, "a whole number from 2 to 8"),
+        ({"units": True}, "a whole number from 2 to 8"),
+        ({"activation": "elu"}, "one of .'relu', 'tanh'."),
+        ({"activation": ["relu"]}, "one of .'relu', 'tanh'."),
+    ],
+)
+def test_initial_values_that_cannot_be(value, expected):
+    space = keras_tuner.HyperParameters()
+    space.Float("rate", 1e-3, 1e-1)
+    space.Int("units", 2, 8)
+    space.Choice("activation", ["relu", "tanh"])
+    right = {"rate": np.float32(0.01), "units": np.int64(8), "activation": "tanh"}
+    check_initial_values([right, {"popdescent/l2": 1.0}], space)
+    with pytest.raises(ArgumentError, match=f"cannot have. Expected {expected}"):
+        check_initial_values([right, {**right, **value}], space)
+
+
+def test_initial_values_are_checked_before_training(tmp_path, data):
+    tuner = make(tmp_path, initial_hyperparameters=[{"learning_rate": 5.0}])
+    with pytest.raises(ArgumentError, match="a value that `learning_rate` cannot have"):
         tuner.search(*data, **FIT)

@@ -12,10 +12,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_popdescent import PopDescentTuner
+from keras_popdescent import PopDescent, PopDescentTuner
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.errors import ArgumentError, ProjectError
-from keras_popdescent.tuners import base
+from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
+from keras_popdescent.strategies import ClosingPlan
+from keras_popdescent.tuners import base, models
+from keras_popdescent.tuners.execution import BIRTH
+from keras_popdescent.tuners.resume import TrialRecords
 
 FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
 
@@ -141,6 +145,39 @@ def test_a_larger_budget_goes_on(build, data, whole, tmp_path):
     assert tuner.history.gradient_steps == 3 * 8 * 6
 
 
+def test_a_search_that_is_refused_takes_nothing_away(build, tmp_path, data):
+    x, y = data
+    tuner = make(build, tmp_path)
+    tuner.search(x, y, **{**FIT, "epochs": 1})
+    before, schedule = contents(tuner), tuner.get_best_schedule()
+    with pytest.raises(ProjectError, match="differs from this one"):
+        tuner.search(x[:160], y[:160], **{**FIT, "epochs": 1})
+    assert_equal(contents(tuner), before)
+    assert tuner.get_best_schedule() == schedule
+    assert len(tuner.results_dataframe()) == len(tuner.oracle.trials)
+
+
+def test_saved_weights_are_those_of_the_score(build, tmp_path, data):
+    """A trial that was the best once, and got better under a larger budget as another did."""
+    limits = {"batches_per_iteration": 1, "strategy": PopDescent(focus=None)}
+    for iterations in (2, 12):
+        tuner = make(build, tmp_path, iterations=iterations, **limits)
+        tuner.search(*data, validation_split=0.2, verbose=0)
+        best = tuner.oracle.get_best_trials(1)[0]
+        if iterations == 2:
+            first, score = best.trial_id, best.score
+    again = make(build, tmp_path)
+    once = again.oracle.trials[first]
+    assert once.score < score and best.trial_id != first
+    assert (Path(again.get_trial_dir(first)) / models.WEIGHTS).exists()
+    with pytest.raises(ProjectError, match="not in the project directory"):
+        again.load_model(once)
+    (model,) = again.get_best_models(9)
+    np.testing.assert_array_equal(
+        model.get_weights()[0], tuner.get_best_models()[0].get_weights()[0]
+    )
+
+
 def test_callbacks_go_on_in_their_members_lives(build, tmp_path, data):
     def search(directory, *more):
         Counts.told = {}
@@ -194,6 +231,90 @@ def test_max_trials(build, tmp_path, data):
     again.search(*data, **FIT)
     assert_equal(contents(again), contents(whole))
     assert len(again.oracle.trials) == 5
+
+
+def test_a_closing_round_is_a_step_of_its_own(build, tmp_path, data):
+    """Else KerasTuner takes the mean of its score and the last iteration's."""
+    closing = ClosingPlan(rounds=1, batches=4, batch_size=8)
+
+    def search(epochs):
+        strategy = PopDescent.reference(num_samples=32, fine_tuning=closing)
+        tuner = make(build, tmp_path, strategy=strategy, batches_per_iteration=4)
+        tuner.search(*data, **{**FIT, "epochs": epochs})
+        return tuner
+
+    first, again, more = search(1), search(1), search(2)
+    assert [record.closing for record in more.history.iterations()] == [0, 0, 1, 0, 0, 1]
+    assert_equal(contents(again), contents(first))
+    for tuner in (first, more):
+        [execution] = tuner._runs[-1:]
+        told = {trial.trial_id: [] for trial in execution.trials.values()}
+        for record in tuner.history.iterations():
+            for member in record.members:
+                told[execution.trials[member.member_id].trial_id].append([member.score])
+        for id_, scores in told.items():
+            metrics = tuner.oracle.trials[id_].metrics
+            if scores:
+                assert [o.value for o in metrics.get_history("val_loss")] == scores
+
+
+@pytest.mark.parametrize("limits", [(None, None), (4, 10)])
+def test_executions_under_a_larger_budget(limits, build, tmp_path, data):
+    """The first is born into again after the second: no trial is another one's."""
+
+    def search(iterations, limit):
+        tuner = make(build, tmp_path, executions_per_trial=2, population_size=2,
+                     iterations=iterations, batches_per_iteration=1, max_trials=limit,
+                     strategy=PopDescent(focus=None))  # fmt: skip
+        return tuner, tuner.search(*data, validation_split=0.2, verbose=0)
+
+    first, _ = search(3, limits[0])
+    tuner, result = search(6, limits[1])
+    for before, now in zip(first._runs, tuner._runs, strict=True):
+        assert len(now.trials) > len(before.trials)
+        for member, trial in now.trials.items():
+            assert tuner.oracle.trials[trial.trial_id] is trial
+            assert member not in before.trials or before.trials[member].trial_id == trial.trial_id
+    numbers = [int(id_) for id_ in tuner.oracle.start_order]
+    assert numbers == list(range(result.num_born))
+    best = tuner.oracle.get_best_trials(1)[0]
+    assert (best.trial_id, best.score) == (result.best_trial_id, result.best_score)
+    again = make(build, tmp_path, max_trials=limits[1], executions_per_trial=2, population_size=2)
+    for mine, other in zip(
+        again.get_best_models()[0].get_weights(), result.best_model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, other)
+    assert {id_: trial.get_state() for id_, trial in again.oracle.trials.items()} == {
+        id_: trial.get_state() for id_, trial in tuner.oracle.trials.items()
+    }
+    assert again.oracle.start_order == tuner.oracle.start_order
+
+
+def test_trials_that_two_executions_have_are_refused(build, tmp_path):
+    """As an earlier version wrote them under a larger budget."""
+
+    class Saved(Checkpoints):
+        def extra(self, name):
+            return {"before": [], "ids": ["0000", "0001"]}
+
+    oracle = make(build, tmp_path).oracle
+    with pytest.raises(ProjectError, match="Two executions have the same trials"):
+        TrialRecords(oracle, {}, Saved(CheckpointPlan(tmp_path)), ["0001", "0002"])
+
+
+def test_trials_are_ordered_by_number(build, tmp_path):
+    """Ids that have one digit more come later, not between `1000` and `1001`."""
+    tuner = make(build, tmp_path)
+    tuner.oracle.taken = [f"{number:04d}" for number in range(9999)]
+    for key in "ab":
+        trial = tuner.oracle.birth(key, {BIRTH: 0})
+        tuner.oracle.update_trial(trial.trial_id, {"val_loss": 1.0}, step=1)
+        trial.status = "COMPLETED"
+        tuner.oracle.end_trial(trial)
+    tuner.save()
+    for oracle in (tuner.oracle, make(build, tmp_path).oracle):
+        assert oracle.start_order == oracle.end_order == ["9999", "10000"]
+        assert [trial.trial_id for trial in oracle.get_best_trials(2)] == ["9999", "10000"]
 
 
 def truncated(path):

@@ -144,7 +144,14 @@ class OwnTraining(Executor):
         score: bool = True,
         rate_factor: float = 1.0,
     ) -> list[Report]:
-        return [self._advance_one(slot) for slot in slots]
+        states, calls = list(self._states), list(self._num_calls)
+        try:
+            return [self._advance_one(slot) for slot in slots]
+        except BaseException:
+            # An interrupt: all are again as they were recorded, in models that have not gone on.
+            self._states, self._num_calls = states, calls
+            self._models.clear()
+            raise
 
     def _advance_one(self, slot: int) -> Report:
         if slot in self._ahead:
