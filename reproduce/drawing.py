@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ TOP = 1.2
 Curve = Sequence[Sequence[float]]
 
 
+@cache
 def paper_curves() -> dict[str, list[list[list[float]]]]:
     """Return the paper's raw curves: method -> seed -> (gradient steps, loss) points."""
     found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))

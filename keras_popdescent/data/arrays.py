@@ -146,10 +146,13 @@ class ArrayBatches:
 
     def _common(self, num_batches: int, batch_sizes: list[int]) -> dict[int, list[Indices]]:
         """Return the common batches by their size: one order, which larger ones cut further on."""
-        stream, common = self._streams[-1], {}
+        common: dict[int, list[Indices]] = {}
+        stream = self._streams[-1]
         start = stream.get_state()
         for size in sorted(set(batch_sizes)):
-            stream.set_state(start)
+            if common:
+                # The epoch's whole order is drawn again: only where there are several sizes.
+                stream.set_state(start)
             common[size] = stream.take(num_batches, size)
         return common
 

@@ -312,7 +312,7 @@ class Execution(Observer):
 
     def iteration_end(self, record: IterationRecord) -> None:
         # Not the iteration's number: a closing round has that of the last iteration.
-        step = len(self.loop.history.iterations())
+        step = len(self.loop.history)
         for member in record.members:
             metrics = self._metrics(member)
             if metrics:
