@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import records
 from benchmarks.default_preset import tables as default_preset
 from benchmarks.records import Record
+from reproduce.markdown import table
 
 TABLES = Path(__file__).parent / "RESULTS.md"
 # name -> the backends that it is run on
@@ -72,12 +73,6 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> str:
     return f"{_short(median(times) / median(others))} ({_short(min(by_turn))} to " + (
         f"{_short(max(by_turn))})"
     )
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
 
 def overhead(rows: Sequence[Record]) -> list[str]:

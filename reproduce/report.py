@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import drawing, figure1, table1, table2, table3, table4
+from reproduce.markdown import table
 from reproduce.runs import RESULTS, read_all
 from reproduce.significance import LEVEL, p_against, said, summary, welch
 
@@ -121,12 +122,6 @@ def verdict(ours: Sequence[float], paper: tuple[float, float], seeds: int) -> st
 def size(ours: float, paper: tuple[float, float]) -> str:
     """Return a plain word on a mean over settings, whose spread is no noise."""
     return "of the same size" if abs(distance(ours, paper)) <= 1.0 else "of another size"
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
 
 def of_seeds(pattern: str, seeds: Sequence[int], folder: Path) -> list[Result]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.records import Record
+from reproduce.markdown import table
 from reproduce.significance import Comparison, paired, said, summary, welch
 
 DEFAULT = "PopDescent()"
@@ -26,17 +27,16 @@ def section(rows: Rows) -> list[str]:
 
 def sensitivity(rows: Rows) -> list[str]:
     """Return the table of the sensitivity study."""
-    lines = ["| study | value | | seeds | test loss | 95 % interval |", "|---|---|---|---|---|---|"]
+    titles = ("study", "value", "", "seeds", "test loss", "95 % interval")
+    lines = []
     for study, of_study in grouped(rows, "study").items():
         for value, of_value in grouped(of_study, "value").items():
             for line, of_line in grouped(of_value, "line").items():
                 found = summary(losses(of_line))
                 interval = f"{found.low:.4f} to {found.high:.4f}" if found.count > 1 else ""
-                lines.append(
-                    f"| {study} | {float(value):g} | {line} | {found.count} | {found.mean:.4f} | "
-                    f"{interval} |"
-                )
-    return lines
+                mean = f"{found.mean:.4f}"
+                lines.append((study, f"{float(value):g}", line, found.count, mean, interval))
+    return table(titles, lines)
 
 
 def grouped(rows: Rows, key: str) -> dict[Any, list[Record]]:
@@ -82,8 +82,7 @@ def _table(rows: Rows) -> list[str]:
         return summary(losses(pair[1])).mean if found is None else found.difference
 
     ranked = sorted(by_name.items(), key=place)
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    return lines + ["| " + " | ".join(_line(*pair, base)) + " |" for pair in ranked]
+    return table(titles, [_line(*pair, base) for pair in ranked])
 
 
 def _line(name: str, rows: Rows, base: Rows) -> list[str]:
