@@ -14,6 +14,7 @@ from keras_popdescent.population import Observer as Observer
 from keras_popdescent.population import Population as Population
 from keras_popdescent.strategies import ESGD as ESGD
 from keras_popdescent.strategies import Annealing as Annealing
+from keras_popdescent.strategies import Averaging as Averaging
 from keras_popdescent.strategies import ClosingPlan as ClosingPlan
 from keras_popdescent.strategies import Focus as Focus
 from keras_popdescent.strategies import LinearDimension as LinearDimension
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Annealing",
+    "Averaging",
     "Binding",
     "ClosingPlan",
     "ESGD",

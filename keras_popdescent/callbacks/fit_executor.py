@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -22,10 +21,16 @@ from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.operators.noise import NO_NOISE
 from keras_popdescent.population.blueprint import Blueprint, own_targets
 from keras_popdescent.population.executor import Executor, Report, Setup
-from keras_popdescent.population.export import put_averages_into
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.seeding import integer_seed
-from keras_popdescent.population.state import MemberState, capture, child_state, inherit, restore
+from keras_popdescent.population.state import (
+    MemberState,
+    capture,
+    child_state,
+    inherit,
+    restore,
+    with_fresh_optimizer,
+)
 from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -89,7 +94,15 @@ class FitExecutor(Executor):
         self._objective = setup.objective
         donated = keras.backend.backend() == "jax"
         batch = self._first_batch() if keras.backend.backend() == "tensorflow" else ()
-        self.live = LiveModel(self.blueprint, first, 0, batch, full=bool(batch), donated=donated)
+        self.live = LiveModel(
+            self.blueprint,
+            first,
+            0,
+            batch,
+            full=bool(batch),
+            donated=donated,
+            ema_momentum=setup.ema_momentum,
+        )
         self._stepper = make_stepper(self.live.model)
         self._loaded: Any = None
         self._fresh = capture(self.live)
@@ -123,7 +136,7 @@ class FitExecutor(Executor):
             rate_factor: What its learning rate is multiplied with until `swap_out`.
         """
         if fresh_optimizer:
-            self._states[slot] = replace(self._states[slot], optimizer=self._fresh.optimizer)
+            self._states[slot] = with_fresh_optimizer(self._states[slot], self._fresh)
             self._newborn.add(slot)
         restore(self.live, self._states[slot])
         if slot in self._newborn:
@@ -199,7 +212,7 @@ class FitExecutor(Executor):
         """Put a member into the fitted model, for good."""
         restore(self.live, state)
         self.live.write_values(values)
-        put_averages_into(self.live.model)
+        self.live.put_averages()
         return self.live.model
 
     def snapshot(self) -> dict[str, Any]:

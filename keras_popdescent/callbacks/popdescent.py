@@ -270,6 +270,7 @@ class PopDescentCallback(keras.callbacks.Callback):
     def _end_turn(self, logs: dict[str, Any]) -> None:
         reported = {name: float(value) for name, value in logs.items()}
         if self._validation is not None:
+            self._executor.live.update_averages()
             reported.update(self._executor.score(self._slot))
         self._executor.swap_out(self._slot)
         score = self.objective.score(reported)

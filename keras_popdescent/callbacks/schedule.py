@@ -17,6 +17,7 @@ from keras_popdescent.hyperparameters._keras_internals import (
     weight_averages,
 )
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
+from keras_popdescent.population.averages import WeightAverages, averaged_indices
 
 
 class ScheduleCallback(keras.callbacks.Callback):
@@ -24,12 +25,17 @@ class ScheduleCallback(keras.callbacks.Callback):
 
     The model is one that the same build function has made, compiled and not yet trained. When
     `fit` is over, it is a plain Keras model again, with the last values as plain numbers. After the
-    schedule's last gradient step its last values stay.
+    schedule's last gradient step its last values stay. Where the search scored averages of weights,
+    they are moved as there, and the model has them when `fit` is over.
 
     Args:
         schedule: A schedule from `tuner.get_best_schedule()`.
         stop: Whether `fit` ends with the schedule's last gradient step. Defaults to False.
         initial_step: The schedule's step that the first batch of `fit` is. Defaults to 0.
+        previous: The callback of an earlier `fit` of the same training, whose averages of weights
+            go on. Defaults to None.
+        averages: Whether the model has the averages of weights in the end, where there are some
+            (True, the default), or its weights as they are.
 
     Raises:
         ArgumentError: If the schedule does not say what its hyperparameters control, or one changes
@@ -43,12 +49,23 @@ class ScheduleCallback(keras.callbacks.Callback):
         ```
     """
 
-    def __init__(self, schedule: Schedule, stop: bool = False, initial_step: int = 0) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        stop: bool = False,
+        initial_step: int = 0,
+        *,
+        previous: ScheduleCallback | None = None,
+        averages: bool = True,
+    ) -> None:
         super().__init__()
         _check(schedule)
         self.schedule = schedule
         self.stop = stop
         self.initial_step = int(initial_step)
+        self.averages = averages
+        self._previous = previous
+        self._averages: WeightAverages | None = None
         self._binding: dict[str, HandleBinding] = {}
         self._segment: Segment | None = None
         # id of a variable of the optimizer -> what it is when just built, where some segment
@@ -82,6 +99,7 @@ class ScheduleCallback(keras.callbacks.Callback):
             )
         if any(segment.optimizer_state != "inherit" for segment in self.schedule):
             self._fresh = fresh_slots(self.model)
+        self._averages = self._first_averages()
         for path in paths:
             self._binding[path] = HandleBinding(path, [(path, 1.0)])
             self._binding[path].attach(self.model)
@@ -104,6 +122,9 @@ class ScheduleCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count the step, and end the training with the schedule if asked to."""
         self.step += 1
+        if self._averages is not None and self.schedule.averages_after(self.step):
+            sync_from_fit(self.model)
+            self._averages.update()
         if self.stop and self.step >= self.schedule.gradient_steps:
             self.model.stop_training = True
 
@@ -113,7 +134,21 @@ class ScheduleCallback(keras.callbacks.Callback):
         for binding in self._binding.values():
             binding.detach(self.model)
         self._binding = {}
+        if self._averages is not None and self.averages:
+            self._averages.put()
         self.model.make_train_function(force=True)
+
+    def _first_averages(self) -> WeightAverages | None:
+        """Return averages of the model's weights; None where there are none, or `use_ema` ones."""
+        momentum = self.schedule.ema_momentum
+        # The optimizer may still be built with the first step.
+        if momentum is None or getattr(inner_optimizer(self.model), "use_ema", False):
+            return None
+        weights = self.model.weights
+        averages = WeightAverages([weights[i] for i in averaged_indices(weights)], momentum)
+        if self._previous is not None and self._previous._averages is not None:
+            averages.go_on_from(self._previous._averages)
+        return averages
 
     def _restart(self, counter: bool) -> None:
         """Set the optimizer's slots back, on request its step counter too."""

@@ -17,6 +17,7 @@ from keras_popdescent.executors.convolutions import as_products
 from keras_popdescent.executors.stacks import Stack
 from keras_popdescent.executors.stepping.chunks import Chunks
 from keras_popdescent.executors.stepping.jax import gather, scan_rows
+from keras_popdescent.population.averages import moved, rate
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.base import Offspring
@@ -54,6 +55,7 @@ class Engine:
         self._averages = {
             index: len(live.weight_variables) + average for index, average in live.averages.items()
         }
+        self._momentum = None if live.own_averages is None else live.own_averages.momentum
         # Which tensor is the learning rate; None where it is a schedule or a function.
         annealed = live.rate_variable
         self._rate = None if annealed is None else position[id(annealed)]
@@ -67,6 +69,7 @@ class Engine:
         donated = (0,) if self._scans else ()
         self._train = jax.jit(self._train_all, donate_argnums=donated)
         self._test = jax.jit(self._test_all)
+        self._average = jax.jit(self._average_all, donate_argnums=donated)
         self._evolve = jax.jit(
             self._evolve_all, static_argnames=("kind", "rule"), donate_argnums=donated
         )
@@ -92,6 +95,21 @@ class Engine:
         if rate is not None:
             stack = [*stack[:rate], own, *stack[rate + 1 :]]
         return stack, _logs(last, len(stack[0]))
+
+    def average(self, stack: Stack) -> Stack:
+        """Return the members with averages moved towards their weights, where they have some."""
+        moved_stack: Stack = stack if self._momentum is None else self._average(stack)
+        return moved_stack
+
+    def _average_all(self, stack: Stack) -> Stack:
+        part = rate(stack[-1], self._momentum or 0.0)
+        changed = list(stack)
+        for index, average in self._averages.items():
+            weight = stack[index]
+            own = _per_member(part, weight.ndim)
+            [changed[average]] = moved([weight], [stack[average]], own)
+        changed[-1] = stack[-1] + 1
+        return changed
 
     def test(self, stack: Stack, arrays: Any, rows: list[Indices]) -> list[dict[str, float]]:
         """Return what each member reports on its rows, under a common objective."""
@@ -206,15 +224,19 @@ class Engine:
         if rule in ("restart", "fresh_slots"):
             fresh_ones -= {num_weights + index for index in live.step_counter_indices}
         weight_of = {average: index for index, average in self._averages.items()}
+        # Our averages are changed as the weights are.
+        ours = set() if self._momentum is None else {*weight_of, len(stack) - 1}
+        fresh_ones -= ours
         news: list[jax.Array] = []
         evolved = []
         for index, column in enumerate(stack):
             new = column[parents[:, 0]]
-            if index in trainable and parents.shape[1] > 1:
+            as_weight = weight_of.get(index, index) if index in ours else index
+            if as_weight in trainable and parents.shape[1] > 1:
                 weights = _per_member(shares, column.ndim + 1)
                 new = jnp.sum(column[parents] * weights.astype(column.dtype), axis=1)
-            if index in trainable and kind != "none":
-                position = live.trainable_indices.index(index)
+            if as_weight in trainable and kind != "none":
+                position = live.trainable_indices.index(as_weight)
                 new = new + _noise(new, kind, noise_seed, amount, position)
             elif index in live.seed_indices:
                 new = dropout_seed[:, live.seed_indices.index(index)].astype(column.dtype)

@@ -39,6 +39,7 @@ from keras_popdescent.population.state import (
     inherit,
     restore,
     to_arrays,
+    with_fresh_optimizer,
 )
 from keras_popdescent.strategies.base import Offspring, TrainingPlan
 from keras_popdescent.strategies.space import Values
@@ -154,6 +155,8 @@ class SequentialExecutor(Executor):
         stage.stepper.reset()
         steps = self._train(slot, stage, feed)
         logs = stage.stepper.logs()
+        if score and steps:
+            stage.live.update_averages()
         if score and self._setup.data.validation is not None:
             logs.update({f"val_{k}": v for k, v in self._score(slot, stage).items()})
         if hooks is not None:
@@ -216,7 +219,7 @@ class SequentialExecutor(Executor):
     def _renew_optimizer(self, slot: int) -> None:
         """Give a member an optimizer as just built, with the member's own values."""
         fresh = self._stage(self._values[slot]).fresh
-        self._states[slot] = replace(self._states[slot], optimizer=fresh.optimizer)
+        self._states[slot] = with_fresh_optimizer(self._states[slot], fresh)
         self._groups[slot] = self._new_group()
         self._newborn.add(slot)
         self._resident = None
@@ -346,7 +349,10 @@ class SequentialExecutor(Executor):
         seed = integer_seed(self._seeds.spawn(1)[0])
         batch = setup.data.training.first_batch()
         key = setup.blueprint.structure_key(values)
-        live = LiveModel(setup.blueprint, values, seed, batch, full=key not in self._stages)
+        full = key not in self._stages
+        live = LiveModel(
+            setup.blueprint, values, seed, batch, full=full, ema_momentum=setup.ema_momentum
+        )
         if setup.initial_weights is not None:
             weights = [v for v in live.model.weights if id(v) not in _live_ids(live)]
             _check_weights(weights, setup.initial_weights)
@@ -366,7 +372,8 @@ class SequentialExecutor(Executor):
         if key not in self._stages:
             # Whatever its seed: members bring their own weights. None is spawned, because a search
             # that was resumed may build its models in another order.
-            live = LiveModel(setup.blueprint, values, 0, setup.data.training.first_batch())
+            batch = setup.data.training.first_batch()
+            live = LiveModel(setup.blueprint, values, 0, batch, ema_momentum=setup.ema_momentum)
             self._stages[key] = _Stage(live, capture(live))
             self._drop_idle_models(keep=key)
         self._stages.move_to_end(key)

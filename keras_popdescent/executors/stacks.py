@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -143,11 +144,9 @@ def _with_row(stack: Stack, index: int, tensors: Stack) -> Stack:
 def _frame(state: MemberState) -> MemberState:
     """Return a state without its tensors: how many there are, and the optimizer's class."""
     empty = (None,) * len(state.weights), (None,) * len(state.optimizer)
-    return MemberState(*empty, state.num_plain, state.optimizer_class)
+    return replace(state, weights=empty[0], optimizer=empty[1])
 
 
 def _filled(frame: MemberState, tensors: Stack) -> MemberState:
     count = len(frame.weights)
-    return MemberState(
-        tuple(tensors[:count]), tuple(tensors[count:]), frame.num_plain, frame.optimizer_class
-    )
+    return replace(frame, weights=tuple(tensors[:count]), optimizer=tuple(tensors[count:]))

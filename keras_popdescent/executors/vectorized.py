@@ -166,6 +166,8 @@ class VectorizedExecutor(SequentialExecutor):
         stack = self._store.stacked(slots)
         data = self._training_data(stage)
         stack, logs = engine.train(stack, data, _joined(feeds), rate_factor)
+        if score:
+            stack = engine.average(stack)
         self._store.put(slots, stack)
         if score and self._setup.data.validation is not None:
             if stage.validation is None:

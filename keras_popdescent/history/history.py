@@ -157,7 +157,7 @@ class History:
         starts = [births[ancestor].inherited_steps for ancestor in line]
         end = self._last_step(member_id) if until is None else until
         stops = [*starts[1:], end]
-        segments = []
+        segments, averaged_at = [], []
         for ancestor, start, stop in zip(line, starts, stops, strict=True):
             birth = births[ancestor]
             values, rule = dict(birth.values), birth.optimizer_state if birth.parents else "inherit"
@@ -166,7 +166,23 @@ class History:
                     Segment(first, last, values, ancestor, {}, factor, optimizer_state=rule)
                 )
                 rule = "inherit"
-        return Schedule(tuple(segments))
+            averaged_at += self._averaged_at(ancestor, start, min(stop, end))
+        momenta = [r.ema_momentum for r in self.records if r.ema_momentum is not None]
+        return Schedule(
+            tuple(segments),
+            ema_momentum=momenta[0] if averaged_at else None,
+            averaged_at=tuple(averaged_at),
+        )
+
+    def _averaged_at(self, member_id: int, start: int, stop: int) -> list[int]:
+        """Return the gradient steps of a life after which its averages were moved."""
+        ends = {
+            member.gradient_steps
+            for record in self.records
+            for member in record.members
+            if record.ema_momentum is not None and member.member_id == member_id
+        }
+        return sorted(step for step in ends if start < step <= stop)
 
     def _stretches(self, member_id: int, start: int, stop: int) -> Iterator[tuple[int, int, float]]:
         """Yield (start, stop, factor) of a life's parts with a common factor on the rate."""

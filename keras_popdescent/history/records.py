@@ -76,6 +76,8 @@ class IterationRecord:
         closing: Whether it belongs to the training after the last iteration.
         rate_factor: What the members' learning rates were multiplied with in it; their values are
             the rates without it.
+        ema_momentum: Of the moving averages of weights that the members were scored with, see
+            `Averaging`; they were moved at its end. None for none.
     """
 
     iteration: int
@@ -85,6 +87,7 @@ class IterationRecord:
     births: tuple[BirthRecord, ...] = ()
     closing: bool = False
     rate_factor: float = 1.0
+    ema_momentum: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as nested dicts and lists."""

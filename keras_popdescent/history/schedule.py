@@ -53,10 +53,15 @@ class Schedule:
         segments: Stretches of constant values, in order, without gaps.
         fixed_names: Hyperparameters that a running model cannot change: rebuild and structural
             ones, and the batch size.
+        ema_momentum: Momentum of the moving averages of weights that the member was scored and
+            exported with, see `Averaging`; None where there were none.
+        averaged_at: The gradient steps, counted from 1, after which the averages were moved.
     """
 
     segments: tuple[Segment, ...]
     fixed_names: tuple[str, ...] = ()
+    ema_momentum: float | None = None
+    averaged_at: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """Return a line for each segment, at most eight."""
@@ -108,6 +113,21 @@ class Schedule:
             )
         )
 
+    def averages_after(self, step: int) -> bool:
+        """Return whether the averages of weights are moved after a gradient step.
+
+        After the schedule's end they go on in steps of the last length.
+
+        Args:
+            step: The step, counted from 1.
+        """
+        if self.ema_momentum is None or not self.averaged_at:
+            return False
+        *_, before, last = (0, *self.averaged_at)
+        if step <= last:
+            return step in self.averaged_at
+        return (step - last) % (last - before) == 0
+
     def stretched(self, gradient_steps: int) -> Schedule:
         """Return the same path over another number of gradient steps.
 
@@ -136,7 +156,8 @@ class Schedule:
             if stop > start:
                 moved.append(replace(segment, start=start, stop=stop, optimizer_state=rule))
                 rule = "inherit"
-        return replace(self, segments=tuple(moved))
+        averaged = {max(round(step * scale), 1) for step in self.averaged_at}
+        return replace(self, segments=tuple(moved), averaged_at=tuple(sorted(averaged)))
 
     def as_callback(self, stop: bool = False) -> Any:
         """Return a Keras callback that changes the hyperparameters of a plain `fit` like this.
@@ -182,6 +203,8 @@ class Schedule:
         data = {
             "segments": [asdict(segment) for segment in self.segments],
             "fixed_names": list(self.fixed_names),
+            "ema_momentum": self.ema_momentum,
+            "averaged_at": list(self.averaged_at),
         }
         Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
@@ -190,7 +213,12 @@ class Schedule:
         """Read a schedule that `save` wrote."""
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         segments = tuple(Segment(**segment) for segment in data["segments"])
-        return cls(segments, tuple(data.get("fixed_names", ())))
+        return cls(
+            segments,
+            tuple(data.get("fixed_names", ())),
+            data.get("ema_momentum"),
+            tuple(data.get("averaged_at", ())),
+        )
 
 
 def _short(value: Value) -> str:

@@ -61,6 +61,8 @@ class Setup:
         initial_weights: Weights, in the order of `Model.get_weights()`, that every first member
             starts with; None for weights of its own.
         hooks: Told about members while they are in their model.
+        ema_momentum: Of the moving averages of weights that members are scored and exported with,
+            see `Averaging`; None for none. It is the loop that decides on it.
     """
 
     blueprint: Blueprint
@@ -72,6 +74,7 @@ class Setup:
     seed: np.random.SeedSequence
     initial_weights: Sequence[Any] | None = None
     hooks: Hooks | None = None
+    ema_momentum: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,12 @@ class Executor(ABC):
             records 1.
         focuses: Whether a member may take the turns of others, see `revive`. Where it may not, the
             loop passes over a strategy's `focus`.
+        averages: Whether members are scored by averages of their weights where `Setup`
+            says so. Where it may not, the loop passes over a strategy's `averaging`.
     """
 
     anneals: bool = True
+    averages: bool = True
     focuses: bool = True
 
     @property

@@ -12,6 +12,7 @@ from keras_popdescent.data.batch import Batch
 from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters._keras_internals import weight_averages
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
+from keras_popdescent.population.averages import averaged_indices
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.population.state import MemberState
@@ -22,6 +23,8 @@ def export_model(
     blueprint: Blueprint, values: Values, state: MemberState, batch: Batch
 ) -> keras.Model:
     """Return an independent, compiled Keras model with a member's state and values.
+
+    Where weights are averaged it has the averages, by which the member was scored.
 
     The model is as its author would have built it for these values: plain layers and plain numbers,
     nothing of this package in it, so that it can be saved, loaded and trained on anywhere.
@@ -36,7 +39,7 @@ def export_model(
     if not model.built:
         model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
     put_into(model, state)
-    put_averages_into(model)
+    put_averages_into(model, state)
     return model
 
 
@@ -93,8 +96,12 @@ def put_into(model: keras.Model, state: MemberState) -> None:
         _copy_optimizer(model, state)
 
 
-def put_averages_into(model: keras.Model) -> None:
-    """Give a model its optimizer's averages of the weights (`use_ema`), if any, as `fit` ends."""
+def put_averages_into(model: keras.Model, state: MemberState) -> None:
+    """Give a model the averages of its weights, if any: ours, or its optimizer's (`use_ema`)."""
+    if state.num_averages:
+        for index, average in zip(averaged_indices(model.weights), state.averages, strict=False):
+            model.weights[index].assign(_array(average))
+        return
     for weight, average in weight_averages(inner_optimizer(model)):
         # On JAX, Keras's `finalize_variable_values` leaves both with one array: no `fit` after it.
         weight.assign(keras.ops.copy(average))

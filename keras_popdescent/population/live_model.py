@@ -19,6 +19,7 @@ from keras_popdescent.hyperparameters.optimizer import (
     inner_optimizer,
     rate_handle,
 )
+from keras_popdescent.population.averages import WeightAverages, averaged_indices
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.variables import swap_functions
 from keras_popdescent.strategies.space import Values
@@ -35,6 +36,8 @@ class LiveModel:
         full: Whether losses and metrics are needed too, not only the state.
         donated: Whether somebody else's train function may destroy what is in the model (on JAX,
             that of `fit` does): then a state that is put in is copied first.
+        ema_momentum: Of moving averages of the weights, beside the model; None for none. Where the
+            optimizer averages weights itself (`use_ema`) there are no others.
 
     Raises:
         ModelError: If the blueprint returns no compiled model, or one with a second optimizer.
@@ -49,6 +52,7 @@ class LiveModel:
         batch: Batch,
         full: bool = True,
         donated: bool = False,
+        ema_momentum: float | None = None,
     ) -> None:
         self.blueprint = blueprint
         self.model = blueprint.build_seeded(values, seed)
@@ -71,6 +75,7 @@ class LiveModel:
         self._followers = [handle for handle in self.handles if handle.as_number]
         self._follow()
         self._index_variables()
+        self._add_averages(ema_momentum)
         self._read, self._write = swap_functions(
             [*self.weight_variables, *self.optimizer_variables]
         )
@@ -120,15 +125,42 @@ class LiveModel:
             for number, variable in zip(numbers, variables, strict=True)
         ]
 
+    def _add_averages(self, momentum: float | None) -> None:
+        """Make averages of the weights, which are the last part of a member's state."""
+        self.own_averages: WeightAverages | None = None
+        if momentum is None or weight_averages(inner_optimizer(self.model)):
+            return
+        weights = self.weight_variables[: self.num_plain[0]]
+        self._averaged = [weights[index] for index in averaged_indices(weights)]
+        self.own_averages = WeightAverages(self._averaged, momentum)
+        self.optimizer_variables = [*self.optimizer_variables, *self.own_averages.variables]
+
     def _index_averages(self) -> None:
-        """Find the optimizer's moving averages of weights, where it has some (`use_ema`)."""
+        """Find the moving averages of weights, be they the optimizer's (`use_ema`) or ours."""
         pairs = weight_averages(inner_optimizer(self.model))
+        if self.own_averages is not None:
+            pairs = list(zip(self._averaged, self.own_averages.variables, strict=False))
         weights = {id(v): i for i, v in enumerate(self.weight_variables)}
         slots = {id(v): i for i, v in enumerate(self.optimizer_variables)}
-        # Which of the optimizer's variables is the average of which weight.
+        # Which of `optimizer_variables` is the average of which weight.
         self.averages = {weights[id(weight)]: slots[id(average)] for weight, average in pairs}
         self._read_averaged, self._write_averaged = swap_functions([weight for weight, _ in pairs])
         self._read_averages, _ = swap_functions([average for _, average in pairs])
+
+    @property
+    def num_averages(self) -> int:
+        """How many averages of ours a member's state has; they are its last tensors but one."""
+        return 0 if self.own_averages is None else len(self.own_averages.variables) - 1
+
+    def update_averages(self) -> None:
+        """Move our averages towards the weights, where there are some: once an iteration."""
+        if self.own_averages is not None:
+            self.own_averages.update()
+
+    def put_averages(self) -> None:
+        """Put the averages of weights into the model, for good."""
+        # Weights and averages that shared an array could not both be donated.
+        self._write_averaged([keras.ops.copy(average) for average in self._read_averages()])
 
     @property
     def handles(self) -> list[Handle]:
@@ -191,8 +223,8 @@ class LiveModel:
         """Within the block, members can be compared: what changes the reported loss is neutral.
 
         A live penalty coefficient or label smoothing is 0, a loss weight or scale its own default:
-        else a member would win by having a smaller penalty, not by fitting better. Where the
-        optimizer averages weights (`use_ema`) the model has the averages, as after `fit`.
+        else a member would win by having a smaller penalty, not by fitting better. Where weights
+        are averaged, by the strategy or the optimizer (`use_ema`), the model has the averages.
         """
         before, weights = self._read_comparable(), self._read_averaged()
         self._write_comparable(self._neutral)

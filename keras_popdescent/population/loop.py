@@ -83,6 +83,8 @@ class Loop:
         self._budget_began = 0.0
         # The factor on the learning rates in the iteration that is under way.
         self._rate_factor = 1.0
+        # Of the averages of weights that members are scored by; None for none.
+        self._ema_momentum: float | None = None
         self._rng = rng
         self._num_born = 0
         self._steps = 0
@@ -126,6 +128,8 @@ class Loop:
                     objective=self.objective.name,
                 )
             )
+        self._ema_momentum = self._averaging_momentum()
+        setup = replace(setup, ema_momentum=self._ema_momentum)
         self._builds.start(self.executor, setup, self._rng)
         self._began = self._budget_began = time.perf_counter()
         if self.strategy.annealing is not None and not self.executor.anneals:
@@ -145,6 +149,20 @@ class Loop:
         for observer in self.observers:
             observer.search_begin(self)
             observer.births(self.members)
+
+    def _averaging_momentum(self) -> float | None:
+        """Return the momentum of the strategy's averaging where there can be one; note which."""
+        averaging = self.strategy.averaging
+        if averaging is None or averaging.momentum == 0.0:
+            return None
+        if not self.executor.averages:
+            self.notes.append("weights are not averaged: your own training scores the members")
+            return None
+        if not all(name.startswith("val_") for name in self.objective.names):
+            self.notes.append("weights are not averaged: no validation data scores the members")
+            return None
+        self.notes.append("members are scored and exported with a moving average of their weights")
+        return averaging.momentum
 
     def _first_members(self, setup: Setup) -> None:
         births = []
@@ -476,7 +494,14 @@ class Loop:
     ) -> IterationRecord:
         seconds = time.perf_counter() - self._began
         record = IterationRecord(
-            self.iteration, self._steps, seconds, members, births, closing, self._rate_factor
+            self.iteration,
+            self._steps,
+            seconds,
+            members,
+            births,
+            closing,
+            self._rate_factor,
+            self._ema_momentum,
         )
         self.history.append(record)
         for observer in self.observers:

@@ -32,15 +32,23 @@ class MemberState:
     Attributes:
         weights: Tensors of the backend, in the order of `LiveModel.weight_variables`: weights, then
             seed states and live scalars.
-        optimizer: Tensors of the optimizer's variables: its own, then live scalars.
+        optimizer: Tensors of the optimizer's variables: its own, then live scalars; then averages
+            of the weights, and how often they were moved, where there are averages of ours.
         num_plain: How many of `weights` and of `optimizer` are the model's own.
         optimizer_class: Class of the optimizer, whose slots mean something in no other.
+        num_averages: How many averages there are.
     """
 
     weights: tuple[Any, ...]
     optimizer: tuple[Any, ...]
     num_plain: tuple[int, int]
     optimizer_class: str = ""
+    num_averages: int = 0
+
+    @property
+    def averages(self) -> tuple[Any, ...]:
+        """The averages of those of the model's own weights that are floats, and the count."""
+        return self.optimizer[-self.num_averages - 1 :] if self.num_averages else ()
 
     def num_bytes(self) -> int:
         """Return the size of the state in bytes."""
@@ -53,7 +61,11 @@ def capture(live: LiveModel) -> MemberState:
     split = len(live.weight_variables)
     optimizer_class = type(inner_optimizer(live.model)).__name__
     return MemberState(
-        tuple(tensors[:split]), tuple(tensors[split:]), live.num_plain, optimizer_class
+        tuple(tensors[:split]),
+        tuple(tensors[split:]),
+        live.num_plain,
+        optimizer_class,
+        live.num_averages,
     )
 
 
@@ -118,17 +130,52 @@ def inherit(
     first = parents[0]
     count = live.num_plain[0]
     weights = [*first.weights[:count], *fresh.weights[count:]]
-    if len(parents) > 1:
-        for index in live.trainable_indices:
-            stacked = keras.ops.stack([parent.weights[index] for parent in parents])
-            weights[index] = keras.ops.mean(stacked, axis=0)
+    _mix(weights, [parent.weights for parent in parents], live.trainable_indices)
     for offset, index in enumerate(live.seed_indices):
         weights[index] = keras.ops.convert_to_tensor(
             np.array([(seed + offset) % 2**31, 0]), dtype=live.weight_variables[index].dtype
         )
     add_noise(weights, live.trainable_indices, noise)
     slots = _optimizer_state(first, fresh, live, optimizer, weights)
-    return MemberState(tuple(weights), slots, live.num_plain, fresh.optimizer_class)
+    state = replace(fresh, weights=tuple(weights), optimizer=slots)
+    if live.num_averages and first.num_averages == live.num_averages:
+        # They are weights, whatever becomes of the optimizer.
+        averages = list(first.averages)
+        places = _places_of_trainable(live)
+        _mix(averages, [parent.averages for parent in parents], places)
+        add_noise(averages, places, noise)
+        state = with_averages(state, averages)
+    return state
+
+
+def with_averages(state: MemberState, averages: Sequence[Any]) -> MemberState:
+    """Return a state with other averages of its weights: as many as it has, and the count."""
+    return replace(state, optimizer=(*state.optimizer[: -len(averages)], *averages))
+
+
+def with_fresh_optimizer(state: MemberState, fresh: MemberState) -> MemberState:
+    """Return a state with an optimizer as just built; averages of weights stay.
+
+    Args:
+        state: The state.
+        fresh: A state of the same live model with an optimizer as just built.
+    """
+    renewed = replace(state, optimizer=fresh.optimizer)
+    return with_averages(renewed, state.averages) if state.num_averages else renewed
+
+
+def _mix(tensors: list[Any], parents: Sequence[Sequence[Any]], indices: Sequence[int]) -> None:
+    """Set some tensors to the mean of those of several parents, in place."""
+    if len(parents) > 1:
+        for index in indices:
+            stacked = keras.ops.stack([parent[index] for parent in parents])
+            tensors[index] = keras.ops.mean(stacked, axis=0)
+
+
+def _places_of_trainable(live: LiveModel) -> list[int]:
+    """Return which of our averages are of trainable weights, in the order of these."""
+    place = {index: place for place, index in enumerate(live.averages)}
+    return [place[index] for index in live.trainable_indices]
 
 
 def _optimizer_state(
@@ -145,7 +192,7 @@ def _optimizer_state(
         for index, new in enumerate(fresh.optimizer)
     ]
     for index, average in live.averages.items():
-        if average not in kept:
+        if average not in kept and not live.num_averages:
             # Under a step counter that goes on, it would stay near the zeros that it is built with.
             slots[average] = weights[index]
     return tuple(slots)
@@ -213,6 +260,7 @@ def from_arrays(saved: Mapping[str, Any]) -> MemberState:
         convert(saved["optimizer"]),
         (int(weights), int(slots)),
         str(saved["optimizer_class"]),
+        int(saved.get("num_averages", 0)),
     )
 
 

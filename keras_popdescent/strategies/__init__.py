@@ -1,6 +1,7 @@
 """Strategies: from scores to decisions, in pure NumPy."""
 
 from keras_popdescent.strategies.base import Annealing as Annealing
+from keras_popdescent.strategies.base import Averaging as Averaging
 from keras_popdescent.strategies.base import ClosingPlan as ClosingPlan
 from keras_popdescent.strategies.base import Focus as Focus
 from keras_popdescent.strategies.base import Offspring as Offspring

@@ -25,6 +25,7 @@ from keras_popdescent.operators.noise import NoiseKind, NoiseSpec
 from keras_popdescent.operators.selection import choose_parents, weakest
 from keras_popdescent.strategies.base import (
     Annealing,
+    Averaging,
     ClosingPlan,
     Focus,
     Offspring,
@@ -48,6 +49,7 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 DEFAULT_WIDTH = 0.5
 DEFAULT_LEAST = 0.2
 FOCUS = Focus(begin=0.5, patience=3)
+AVERAGING = Averaging(momentum=0.7)
 
 
 class PopDescent(Strategy):
@@ -75,8 +77,9 @@ class PopDescent(Strategy):
         noise_kind: What `noise_scale` is measured in, see `NoiseSpec`. Defaults to `"relative"`:
             the spread of each tensor.
         optimizer_state: What a child's optimizer starts with, see `Offspring`. Defaults to
-            `"restart"`: slots as just built. Adam's steps are then up to about three times as large
-            for a while, which offsets that selection favours low rates too early.
+            `"restart"`: slots as just built. Adam's steps are then larger for a while (up to 2.9
+            times where the line has 200 steps behind it, 6.6 times where it has many), which
+            offsets that selection favours low rates too early.
         training: Which batches members train on. Defaults to a shuffled stream for each slot.
         scoring: Which validation data scores members. Defaults to all of it.
         closing: Training after the last iteration. Defaults to none.
@@ -85,6 +88,8 @@ class PopDescent(Strategy):
         focus: The phase in which a copy of the best model trains alone, with the steps of all, for
             as long as it gets better; None for none. Defaults to `Focus(begin=0.5, patience=3)`:
             members with a part of the steps each are not trained out.
+        averaging: The moving average of weights that members are scored, kept and exported with;
+            None for none. Defaults to `Averaging(momentum=0.7)`.
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
@@ -118,6 +123,7 @@ class PopDescent(Strategy):
         closing: ClosingPlan | None = None,
         annealing: Annealing | None = None,
         focus: Focus | None = FOCUS,
+        averaging: Averaging | None = AVERAGING,
         keep_best: bool = True,
         regularization: Regularization = "first",
     ) -> None:
@@ -128,6 +134,7 @@ class PopDescent(Strategy):
         check_plans(training, scoring, closing)
         check_type("annealing", annealing, Annealing, "an `Annealing`, or None for none")
         check_type("focus", focus, Focus, "a `Focus`, or None for none")
+        check_type("averaging", averaging, Averaging, "an `Averaging`, or None for none")
         check_flag("keep_best", keep_best)
         check_one_of("regularization", regularization, get_args(Regularization))
         self.mutation = UnitMutation(DEFAULT_WIDTH, DEFAULT_LEAST) if mutation is None else mutation
@@ -139,6 +146,7 @@ class PopDescent(Strategy):
         self.closing = ClosingPlan() if closing is None else closing
         self.annealing = annealing
         self.focus = focus
+        self.averaging = averaging
         self.keep_best = keep_best
         self.regularization: Regularization = regularization
         if isinstance(self.mutation, ReferenceMutation):
@@ -164,6 +172,7 @@ class PopDescent(Strategy):
             training=TrainingPlan(batches="common"),
             scoring=ScoringPlan(sample="common", num_samples=num_samples),
             focus=None,
+            averaging=None,
             keep_best=False,
             optimizer_state="inherit",
         )
@@ -206,6 +215,7 @@ class PopDescent(Strategy):
             scoring=ScoringPlan(sample="own", num_samples=num_samples),
             closing=fine_tuning,
             focus=None,
+            averaging=None,
             keep_best=False,
             regularization=regularization,
         )
@@ -248,6 +258,7 @@ class PopDescent(Strategy):
             "closing": asdict(self.closing),
             "annealing": None if self.annealing is None else asdict(self.annealing),
             "focus": None if self.focus is None else asdict(self.focus),
+            "averaging": None if self.averaging is None else asdict(self.averaging),
             "keep_best": self.keep_best,
             "regularization": self.regularization,
         }

@@ -51,7 +51,8 @@ def complete_schedule(
         if own is None:
             own = found[segment.member_id] = _scalars(blueprint, segment.values)
         segments.append(replace(segment, scalars=_annealed(own, segment.rate_factor)))
-    return Schedule(tuple(segments), tuple(n for n in dict.fromkeys(fixed) if n in known))
+    names = tuple(name for name in dict.fromkeys(fixed) if name in known)
+    return replace(schedule, segments=tuple(segments), fixed_names=names)
 
 
 def _scalars(blueprint: Blueprint, values: Values) -> dict[str, float]:
@@ -106,7 +107,9 @@ def retrain(
     callbacks = list(arguments.pop("callbacks", None) or [])
     model: keras.Model | None = None
     done = 0
-    for phase in _phases(schedule):
+    phases = list(_phases(schedule))
+    replay: ScheduleCallback | None = None
+    for phase in phases:
         values = phase.segments[0].values
         before, model = model, build(values)
         if not model.built:
@@ -117,6 +120,7 @@ def retrain(
             )
         if before is not None:
             fill(model, capture_own([before]))
+        replay = ScheduleCallback(phase, stop=True, previous=replay, averages=phase is phases[-1])
         length = math.ceil(phase.gradient_steps / steps_per_epoch(values))
         if samples is not None:
             arguments["batch_size"] = int(values.get(BATCH_SIZE, default))
@@ -124,7 +128,7 @@ def retrain(
             **arguments,
             initial_epoch=done,
             epochs=done + length,
-            callbacks=[ScheduleCallback(phase, stop=True), *callbacks],
+            callbacks=[replay, *callbacks],
         )
         done += length
     if model is None:
@@ -138,16 +142,21 @@ def _phases(schedule: Schedule) -> Iterator[Schedule]:
     part: list[Segment] = []
     for segment in schedule:
         if part and any(part[0].values.get(n) != segment.values.get(n) for n in names):
-            yield _from_zero(part)
+            yield _from_zero(schedule, part)
             part = []
         part.append(segment)
     if part:
-        yield _from_zero(part)
+        yield _from_zero(schedule, part)
 
 
-def _from_zero(part: list[Segment]) -> Schedule:
-    begin = part[0].start
-    return Schedule(tuple(replace(s, start=s.start - begin, stop=s.stop - begin) for s in part))
+def _from_zero(schedule: Schedule, part: list[Segment]) -> Schedule:
+    """Return a part of a schedule, its steps counted from its own beginning."""
+    begin, end = part[0].start, part[-1].stop
+    return Schedule(
+        tuple(replace(s, start=s.start - begin, stop=s.stop - begin) for s in part),
+        ema_momentum=schedule.ema_momentum,
+        averaged_at=tuple(step - begin for step in schedule.averaged_at if begin < step <= end),
+    )
 
 
 def _refuse_multipliers(schedule: Schedule) -> None:

@@ -138,7 +138,9 @@ def test_one_seed_one_search(data):
 
 def test_population_of_one_without_mutation_is_plain_fit(data):
     weights = []
-    for callbacks in ([], [PopDescentCallback(1, 1, 4, validation_data=data[2:])]):
+    strategy = PopDescent(averaging=None)
+    callback = PopDescentCallback(1, 1, 4, validation_data=data[2:], strategy=strategy)
+    for callbacks in ([], [callback]):
         keras.utils.set_random_seed(1)
         model = compiled()
         model.fit(data[0], data[1], batch_size=32, epochs=4, shuffle=False, verbose=0,

@@ -87,8 +87,9 @@ class TestAgreement:
             (scanning, "relative", "inherit"),
         ],
     )
-    def test_several_iterations(self, other, kind, optimizer):
-        first, second = self.pair(other)
+    @pytest.mark.parametrize("ema_momentum", [None, 0.4])
+    def test_several_iterations(self, other, kind, optimizer, ema_momentum):
+        first, second = self.pair(other, ema_momentum=ema_momentum)
         offspring = [
             Offspring(
                 slot, parents, {**FIRST_VALUES[0], "popdescent/learning_rate": 0.03 + slot / 100},

@@ -106,7 +106,8 @@ def fit(population, **changes):
 
 def still(**changes):
     """Nothing is mutated, and children are copies."""
-    return PopDescent(UnitMutation(0.0), annealing=Annealing(), keep_best=False, **changes)
+    defaults = {"annealing": Annealing(), "averaging": None, "keep_best": False}
+    return PopDescent(UnitMutation(0.0), **{**defaults, **changes})
 
 
 def rate_of(model):

@@ -282,6 +282,7 @@ def test_config_says_all_that_was_chosen():
         "closing": {"rounds": 5, "batches": 64, "batch_size": 128, "passes": 1},
         "annealing": None,
         "focus": None,
+        "averaging": None,
         "keep_best": False,
         "regularization": "first",
     }

@@ -118,6 +118,8 @@ class OwnTraining(Executor):
 
     # What an iteration's learning rate is, is the user's.
     anneals = False
+    # What its weights are when it is scored, too.
+    averages = False
     # How often the user's code is called for a slot is planned beforehand.
     focuses = False
 

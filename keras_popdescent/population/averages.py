@@ -1,0 +1,105 @@
+"""Moving averages of a model's weights, a step an iteration (`strategies.base.Averaging`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_popdescent.population.variables import swap_functions
+
+
+def averaged_indices(weights: Sequence[Any]) -> list[int]:
+    """Return which of a model's weights (variables or tensors) are averaged: those of floats."""
+    return [i for i, weight in enumerate(weights) if _is_float(weight)]
+
+
+class WeightAverages:
+    """An average of each of some weights, and how often it has been moved: a part of the state.
+
+    Args:
+        weights: The weights.
+        momentum: See `Averaging`.
+
+    Attributes:
+        variables: The averages, in the order of the weights, then the count.
+    """
+
+    def __init__(self, weights: Sequence[keras.Variable], momentum: float) -> None:
+        self.momentum = momentum
+        averages = [
+            keras.Variable(keras.ops.copy(weight), dtype=weight.dtype, trainable=False)
+            for weight in weights
+        ]
+        count = keras.Variable(0, shape=(), dtype="int32", trainable=False)
+        self.variables: list[keras.Variable] = [*averages, count]
+        self._read_weights, self._write_weights = swap_functions(weights)
+        self._read, self._write = swap_functions(self.variables)
+        self._moved = _compiled(self._move)
+
+    def update(self) -> None:
+        """Move the averages towards the weights as they are now."""
+        self._write(self._moved(self._read_weights(), self._read()))
+
+    def put(self) -> None:
+        """Put the averages in the place of the weights."""
+        # Two variables that share an array could not both be donated.
+        self._write_weights([keras.ops.copy(tensor) for tensor in self._read()[:-1]])
+
+    def go_on_from(self, other: WeightAverages) -> None:
+        """Take over the averages of weights of the same shapes."""
+        self._write(other._read())
+
+    def _move(self, weights: Sequence[Any], state: Sequence[Any]) -> list[Any]:
+        *averages, count = state
+        return [*moved(weights, averages, rate(count, self.momentum)), count + 1]
+
+
+def rate(count: Any, momentum: float) -> Any:
+    """Return the part of the new weights in the average: 1 - m of `Averaging`'s equation.
+
+    Args:
+        count: Integer tensor of any shape: how often the average has been moved.
+        momentum: See `Averaging`.
+    """
+    earlier = keras.ops.cast(count, "float32")
+    return 1.0 - keras.ops.minimum(earlier / (earlier + 1.0), momentum)
+
+
+def moved(weights: Sequence[Any], averages: Sequence[Any], part: Any) -> list[Any]:
+    """Return averages moved towards their weights by a part (0 ... 1) of the way.
+
+    Args:
+        weights: Tensors.
+        averages: Tensors of the same shapes.
+        part: A float tensor, a scalar or one that broadcasts.
+    """
+    # Not average + part * (weight - average): an average that is not finite could not recover.
+    return [
+        keras.ops.where(
+            part == 1.0,
+            weight,
+            average + keras.ops.cast(part, average.dtype) * (weight - average),
+        )
+        for weight, average in zip(weights, averages, strict=True)
+    ]
+
+
+def _is_float(weight: Any) -> bool:
+    return "float" in keras.backend.standardize_dtype(weight.dtype)
+
+
+def _compiled(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Compile a function of lists of tensors, where the backend gains by it."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        compiled: Callable[..., list[Any]] = tf.function(function)
+        return compiled
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
