@@ -129,6 +129,9 @@ class Loop:
                 )
             )
         self._ema_momentum = self._averaging_momentum()
+        if restore is not None:
+            # Also where the budget has become larger: members' averages are a part of their states.
+            self._ema_momentum = self.history.records[0].ema_momentum
         setup = replace(setup, ema_momentum=self._ema_momentum)
         self._builds.start(self.executor, setup, self._rng)
         self._began = self._budget_began = time.perf_counter()
@@ -153,7 +156,8 @@ class Loop:
     def _averaging_momentum(self) -> float | None:
         """Return the momentum of the strategy's averaging where there can be one; note which."""
         averaging = self.strategy.averaging
-        if averaging is None or averaging.momentum == 0.0:
+        momentum = 0.0 if averaging is None else averaging.momentum_over(self.settings.iterations)
+        if not momentum:
             return None
         if not self.executor.averages:
             self.notes.append("weights are not averaged: your own training scores the members")
@@ -162,7 +166,7 @@ class Loop:
             self.notes.append("weights are not averaged: no validation data scores the members")
             return None
         self.notes.append("members are scored and exported with a moving average of their weights")
-        return averaging.momentum
+        return momentum
 
     def _first_members(self, setup: Setup) -> None:
         births = []
@@ -171,7 +175,8 @@ class Loop:
             self.members.append(member)
             births.append(BirthRecord(slot, member.member_id, (), dict(values)))
             self._num_born += 1
-        self.history.append(IterationRecord(0, 0, 0.0, births=tuple(births)))
+        first = IterationRecord(0, 0, 0.0, births=tuple(births), ema_momentum=self._ema_momentum)
+        self.history.append(first)
 
     def get_state(self) -> dict[str, Any]:
         """Return all that the search is, apart from its history: for `checkpoint.pack`."""

@@ -49,7 +49,7 @@ from keras_popdescent.strategies.space import SearchSpace, Values
 DEFAULT_WIDTH = 0.5
 DEFAULT_LEAST = 0.2
 FOCUS = Focus(begin=0.5, patience=3)
-AVERAGING = Averaging(momentum=0.7)
+AVERAGING = Averaging(momentum=0.8)
 
 
 class PopDescent(Strategy):
@@ -77,9 +77,8 @@ class PopDescent(Strategy):
         noise_kind: What `noise_scale` is measured in, see `NoiseSpec`. Defaults to `"relative"`:
             the spread of each tensor.
         optimizer_state: What a child's optimizer starts with, see `Offspring`. Defaults to
-            `"restart"`: slots as just built. Adam's steps are then larger for a while (up to 2.9
-            times where the line has 200 steps behind it, 6.6 times where it has many), which
-            offsets that selection favours low rates too early.
+            `"inherit"`: the parent's slots. After a `"restart"` Adam's steps are larger for a while
+            (up to 2.9 times where the line has 200 steps behind it, 6.6 times where it has many).
         training: Which batches members train on. Defaults to a shuffled stream for each slot.
         scoring: Which validation data scores members. Defaults to all of it.
         closing: Training after the last iteration. Defaults to none.
@@ -89,7 +88,8 @@ class PopDescent(Strategy):
             as long as it gets better; None for none. Defaults to `Focus(begin=0.5, patience=3)`:
             members with a part of the steps each are not trained out.
         averaging: The moving average of weights that members are scored, kept and exported with;
-            None for none. Defaults to `Averaging(momentum=0.7)`.
+            None for none. Defaults to `Averaging(momentum=0.8)`: selection by the weights as they
+            are favours low rates too early.
         keep_best: Whether the result is the best member ever seen on validation (True, the default)
             or the fittest at the end.
         regularization: For `reference()`: which L2 terms the multiplier r applies to, `"first"`
@@ -117,7 +117,7 @@ class PopDescent(Strategy):
         *,
         noise_scale: float = 0.0,
         noise_kind: NoiseKind = "relative",
-        optimizer_state: OptimizerState = "restart",
+        optimizer_state: OptimizerState = "inherit",
         training: TrainingPlan | None = None,
         scoring: ScoringPlan | None = None,
         closing: ClosingPlan | None = None,
@@ -174,7 +174,6 @@ class PopDescent(Strategy):
             focus=None,
             averaging=None,
             keep_best=False,
-            optimizer_state="inherit",
         )
 
     @classmethod

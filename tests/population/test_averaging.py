@@ -17,6 +17,7 @@ from keras_popdescent.population.averages import averaged_indices, moved, rate
 from keras_popdescent.population.blueprint import ModelBlueprint
 from keras_popdescent.population.export import export_model
 from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.observer import Observer
 from keras_popdescent.population.state import (
     capture,
     from_arrays,
@@ -36,6 +37,8 @@ X = RNG.normal(size=(96, 6)).astype("float32")
 Y = (X @ RNG.normal(size=(6, 2)) + RNG.normal(size=(96, 2))).astype("float32")
 TRAINING, VALIDATION = (X[:64], Y[:64]), (X[64:], Y[64:])
 MOMENTUM = 0.6
+# In searches of few iterations, too.
+AVERAGING = Averaging(MOMENTUM, reach=1.0)
 
 
 def build(optimizer=None):
@@ -95,6 +98,16 @@ class TestTheAverage:
     def test_a_momentum_is_a_part(self, momentum):
         with pytest.raises(ArgumentError, match="momentum"):
             Averaging(momentum)
+
+    @pytest.mark.parametrize("reach", [0.0, 1.1])
+    def test_a_reach_is_a_part_of_the_search(self, reach):
+        with pytest.raises(ArgumentError, match="reach"):
+            Averaging(reach=reach)
+
+    def test_few_iterations_are_averaged_less(self):
+        found = [Averaging().momentum_over(n) for n in (1, 8, 10, 20, 40, 1000)]
+        assert found == pytest.approx([0.0, 0.0, 0.2, 0.6, 0.8, 0.8])
+        assert Averaging(0.5, reach=1.0).momentum_over(2) == 0.5
 
     def test_of_a_live_model(self):
         live = make_live()
@@ -201,7 +214,7 @@ class TestStates:
 
 def still(**changes):
     """Nothing is mutated, and children are copies."""
-    defaults = {"averaging": Averaging(MOMENTUM), "focus": None}
+    defaults = {"averaging": AVERAGING, "focus": None}
     return PopDescent(UnitMutation(0.0), **{**defaults, **changes})
 
 
@@ -214,11 +227,25 @@ def fitted(strategy, size=3, **changes):
     return population
 
 
+class Stop(Exception):
+    pass
+
+
+class StopAfter(Observer):
+    def __init__(self, iterations):
+        self.left = iterations
+
+    def iteration_end(self, record):
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
 class TestPopulation:
     def test_the_training_is_as_without(self):
         raw = [
             fitted(still(keep_best=False, averaging=averaging), size=1).executor.capture(0).weights
-            for averaging in (None, Averaging(MOMENTUM))
+            for averaging in (None, AVERAGING)
         ]
         assert_all_close(numbers(raw[0]), numbers(raw[1]), rtol=0, atol=0)
 
@@ -230,7 +257,7 @@ class TestPopulation:
         model = fitted(still(keep_best=False), size=1).best_model()
         assert_all_close(model.get_weights(), expected([m.get_weights() for m in path]))
 
-    @pytest.mark.parametrize("strategy", [still(), PopDescent()])
+    @pytest.mark.parametrize("strategy", [still(), PopDescent(averaging=AVERAGING)])
     def test_the_best_model_reproduces_its_score(self, strategy):
         population = fitted(strategy)
         loss = population.best_model().evaluate(*VALIDATION, verbose=0, return_dict=True)["mse"]
@@ -245,8 +272,39 @@ class TestPopulation:
 
     def test_what_is_not_scored_is_not_averaged(self):
         plan = ClosingPlan(rounds=2)
-        population = fitted(still(closing=plan, keep_best=False), size=1, iterations=1)
-        assert int(population.executor.capture(0).averages[-1]) == 2
+        population = fitted(still(closing=plan, keep_best=False), size=1, iterations=2)
+        assert int(population.executor.capture(0).averages[-1]) == 3
+
+    def test_so_few_iterations_that_nothing_is_averaged(self):
+        population = fitted(PopDescent())
+        assert {record.ema_momentum for record in population.history} == {None}
+        assert population.executor.capture(0).averages == ()
+
+    def test_it_resumes_bit_for_bit(self, tmp_path):
+        strategy = PopDescent(UnitMutation(0.5, least=0.3), averaging=AVERAGING)
+        whole = fitted(strategy, iterations=6)
+        arguments = {"checkpoint_dir": tmp_path, "checkpoint_every": 1}
+        with pytest.raises(Stop):
+            fitted(strategy, iterations=6, **arguments, observers=[StopAfter(3)])
+        again = fitted(strategy, iterations=6, **arguments)
+        assert [r.members for r in again.history][-1][0].score == (
+            [r.members for r in whole.history][-1][0].score
+        )
+        assert_all_close(
+            again.best_model().get_weights(), whole.best_model().get_weights(), rtol=0, atol=0
+        )
+
+    @pytest.mark.parametrize("iterations", [4, 9])
+    def test_a_larger_budget_keeps_the_momentum_that_it_began_with(self, tmp_path, iterations):
+        strategy = PopDescent(averaging=Averaging(reach=0.2))
+        first, second = (
+            fitted(strategy, iterations=n, checkpoint_dir=tmp_path) for n in (iterations, 30)
+        )
+        momentum = first.history.records[-1].ema_momentum
+        assert (momentum is None) == (iterations == 4)
+        assert {record.ema_momentum for record in second.history} == {momentum}
+        loss = second.best_model().evaluate(*VALIDATION, verbose=0, return_dict=True)["mse"]
+        assert loss == pytest.approx(second.best_score(), rel=1e-5)
 
     def test_an_optimizer_that_begins_anew_each_iteration(self):
         plan = TrainingPlan(fresh_optimizer=True)
@@ -260,7 +318,7 @@ def hyper(hp):
 
 
 def searched(tmp_path, **changes):
-    strategy = PopDescent(focus=None, **changes)
+    strategy = PopDescent(**{"focus": None, "averaging": AVERAGING, **changes})
     tuner = PopDescentTuner(
         hyper, "val_loss", population_size=3, num_elites=1, strategy=strategy, seed=6,
         directory=tmp_path, overwrite=True,
@@ -273,7 +331,7 @@ class TestSchedules:
     def test_a_schedule_says_when(self, tmp_path):
         tuner = searched(tmp_path)
         schedule = tuner.get_best_schedule()
-        assert schedule.ema_momentum == 0.7
+        assert schedule.ema_momentum == MOMENTUM
         assert schedule.averaged_at[-1] == schedule.gradient_steps
         assert len(schedule.averaged_at) > 2
         schedule.save(tmp_path / "schedule.json")
@@ -302,7 +360,11 @@ class TestSchedules:
             return model
 
         strategy = PopDescent(
-            UnitMutation(0.5, least=0.5), optimizer_state=rule, focus=None, keep_best=False
+            UnitMutation(0.5, least=0.5),
+            optimizer_state=rule,
+            focus=None,
+            keep_best=False,
+            averaging=AVERAGING,
         )
         tuner = PopDescentTuner(
             two_structures, "val_loss", population_size=3, num_elites=0, strategy=strategy, seed=1,
@@ -373,7 +435,7 @@ class TestElsewhere:
 
     def test_an_executor_that_does_not_average_is_told_nothing(self, monkeypatch):
         strategy = FixedStrategy()
-        strategy.averaging = Averaging()
+        strategy.averaging = AVERAGING
         monkeypatch.setattr(ScriptedExecutor, "averages", False)
         loop = scripted_loop(strategy, [[1.0]] * 2)
         loop.run()

@@ -10,6 +10,7 @@ import pytest
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.operators import NoiseSpec
 from keras_popdescent.strategies import (
+    Averaging,
     ClosingPlan,
     LogDimension,
     LogNormalMutation,
@@ -200,7 +201,8 @@ def test_default_preset():
     strategy = PopDescent()
     assert strategy.mutation == UnitMutation(0.5, least=0.2)
     assert (strategy.noise_scale, strategy.noise_kind) == (0.0, "relative")
-    assert strategy.optimizer_state == "restart"
+    assert strategy.optimizer_state == "inherit"
+    assert strategy.averaging == Averaging(0.8, reach=0.125)
     assert strategy.annealing is None
     assert strategy.training == TrainingPlan("own", 1)
     assert strategy.scoring == ScoringPlan("whole")
