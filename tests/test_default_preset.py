@@ -189,6 +189,10 @@ class TestTables:
         lines = tables.section([r for r in better if "cosine" not in r["contestant"]])
         assert any("on no task (0 of 1)" in line for line in lines)
 
+    def test_without_the_default_nothing_is_said_of_targets(self):
+        lines = tables.section(rows("KerasTuner RandomSearch", self.GOOD))
+        assert lines[-1] == "`PopDescent()` as it is now was not run on these."
+
     def test_one_seed_decides_nothing(self):
         lines = tables.section(
             [row("KerasTuner RandomSearch", 0, 0.3), row(tables.DEFAULT, 0, 0.1)]

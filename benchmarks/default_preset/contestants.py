@@ -18,7 +18,7 @@ from benchmarks.default_preset import candidates
 from benchmarks.default_preset.tasks import loss
 from benchmarks.searches import EXTRAS, Search, tuners
 from benchmarks.searches.task import Found, Task
-from keras_popdescent import PopDescent, PopDescentTuner, Population
+from keras_popdescent import Averaging, PopDescent, PopDescentTuner, Population
 from keras_popdescent.strategies.base import Strategy
 from reproduce.methods.grid_search import Independent
 from reproduce.runs import refuse_interrupted
@@ -26,21 +26,38 @@ from reproduce.runs import refuse_interrupted
 # So many times a model is scored while it trains for a member's steps.
 LOOKS = 20
 DEFAULT = "PopDescent()"
+# Plain training with what the default does to its members' weights.
+AVERAGED = "Adam 0.001, all steps, weights averaged"
 Contestants = Mapping[str, Search]
 
 
 def independent(
-    model: keras.Model | Callable[[], keras.Model], models: int, task: Task, seed: int
+    model: keras.Model | Callable[[], keras.Model],
+    models: int,
+    task: Task,
+    seed: int,
+    averaging: Averaging | None = None,
 ) -> Population:
     """Return models that train each on its own, with the values that they are built with."""
+    strategy = Independent()
+    strategy.averaging = averaging
     return Population.from_model(
         model, models, models,
-        strategy=Independent(), mutate=(), objective=(task.objective, "min"),
+        strategy=strategy, mutate=(), objective=(task.objective, "min"),
         executor="sequential", seed=seed,
     )  # fmt: skip
 
 
-def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder: Path) -> Found:
+def plain(
+    models: int,
+    total: bool,
+    cosine: bool,
+    task: Task,
+    seed: int,
+    folder: Path,
+    *,
+    averaging: Averaging | None = None,
+) -> Found:
     """Train models with Adam, and take the best one's best moment.
 
     Args:
@@ -50,6 +67,7 @@ def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder:
         task: The task.
         seed: Seed of everything.
         folder: Not used.
+        averaging: The moving average of its weights that a model is scored and taken with.
     """
     steps = task.budget if total else task.steps
     looks = LOOKS * task.models if total else LOOKS
@@ -62,7 +80,7 @@ def plain(models: int, total: bool, cosine: bool, task: Task, seed: int, folder:
             return task.build({**values, "learning_rate": schedule})
         return task.build(values)
 
-    population = independent(build, models, task, seed)
+    population = independent(build, models, task, seed, averaging)
     population.fit(
         **task.fit_arguments(),
         max_gradient_steps=steps * models,
@@ -121,6 +139,7 @@ def peers(models: int) -> dict[str, Search]:
     return {
         "Adam 0.001, a member's steps": partial(plain, 1, False, False),
         "Adam 0.001, all steps": partial(plain, 1, True, False),
+        AVERAGED: partial(plain, 1, True, False, averaging=Averaging()),
         f"best of {models}, Adam 0.001": partial(plain, models, False, False),
         "cosine Adam, all steps": partial(plain, 1, True, True),
         f"best of {models}, cosine Adam": partial(plain, models, False, True),
