@@ -703,8 +703,8 @@ def test_children_of_several_parents_have_their_average():
     def parent(value):
         inner = OwnState((np.full(2, -value),), (), (1, 0), trainable=(0,))
         return OwnState(
-            (np.full(2, value), np.array([value])), (np.array(7),), (2, 1), "Adam", (inner,), (0,),
-            steps=7,
+            (np.full(2, value), np.array([value])), (np.array(7),), (2, 1), "Adam",
+            models=(inner,), trainable=(0,), steps=7,
         )  # fmt: skip
 
     child = Offspring(slot=0, parents=(0, 1), values={}, optimizer_state="fresh")
