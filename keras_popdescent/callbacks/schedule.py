@@ -134,7 +134,7 @@ class ScheduleCallback(keras.callbacks.Callback):
         for binding in self._binding.values():
             binding.detach(self.model)
         self._binding = {}
-        if self._averages is not None and self.averages:
+        if self._averages is not None and self.averages and self._averages.begun:
             self._averages.put()
         self.model.make_train_function(force=True)
 

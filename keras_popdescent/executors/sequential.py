@@ -358,6 +358,7 @@ class SequentialExecutor(Executor):
             _check_weights(weights, setup.initial_weights)
             for variable, weight in zip(weights, setup.initial_weights, strict=True):
                 variable.assign(weight)
+            live.reset_averages()
         state = capture(live)
         if key not in self._stages:
             self._stages[key] = _Stage(live, state)

@@ -24,6 +24,7 @@ class WeightAverages:
 
     Attributes:
         variables: The averages, in the order of the weights, then the count.
+        begun: Whether `update` has been called: before, there is no average of anything.
     """
 
     def __init__(self, weights: Sequence[keras.Variable], momentum: float) -> None:
@@ -34,6 +35,7 @@ class WeightAverages:
         ]
         count = keras.Variable(0, shape=(), dtype="int32", trainable=False)
         self.variables: list[keras.Variable] = [*averages, count]
+        self.begun = False
         self._read_weights, self._write_weights = swap_functions(weights)
         self._read, self._write = swap_functions(self.variables)
         self._moved = _compiled(self._move)
@@ -41,6 +43,12 @@ class WeightAverages:
     def update(self) -> None:
         """Move the averages towards the weights as they are now."""
         self._write(self._moved(self._read_weights(), self._read()))
+        self.begun = True
+
+    def reset(self) -> None:
+        """Begin anew from the weights as they are now."""
+        count = keras.ops.zeros((), dtype="int32")
+        self._write([*(keras.ops.copy(weight) for weight in self._read_weights()), count])
 
     def put(self) -> None:
         """Put the averages in the place of the weights."""
@@ -50,6 +58,7 @@ class WeightAverages:
     def go_on_from(self, other: WeightAverages) -> None:
         """Take over the averages of weights of the same shapes."""
         self._write(other._read())
+        self.begun = other.begun
 
     def _move(self, weights: Sequence[Any], state: Sequence[Any]) -> list[Any]:
         *averages, count = state

@@ -157,6 +157,11 @@ class LiveModel:
         if self.own_averages is not None:
             self.own_averages.update()
 
+    def reset_averages(self) -> None:
+        """Begin our averages anew, where there are some, from the weights as they are now."""
+        if self.own_averages is not None:
+            self.own_averages.reset()
+
     def put_averages(self) -> None:
         """Put the averages of weights into the model, for good."""
         # Weights and averages that shared an array could not both be donated.

@@ -138,14 +138,17 @@ def inherit(
     add_noise(weights, live.trainable_indices, noise)
     slots = _optimizer_state(first, fresh, live, optimizer, weights)
     state = replace(fresh, weights=tuple(weights), optimizer=slots)
-    if live.num_averages and first.num_averages == live.num_averages:
-        # They are weights, whatever becomes of the optimizer.
-        averages = list(first.averages)
-        places = _places_of_trainable(live)
-        _mix(averages, [parent.averages for parent in parents], places)
-        add_noise(averages, places, noise)
-        state = with_averages(state, averages)
-    return state
+    if not live.num_averages:
+        return state
+    if any(parent.num_averages != live.num_averages for parent in parents):
+        # A parent's optimizer had averages of its own.
+        return with_averages(state, [*(weights[i] for i in live.averages), fresh.averages[-1]])
+    # They are weights, whatever becomes of the optimizer.
+    averages = list(first.averages)
+    places = _places_of_trainable(live)
+    _mix(averages, [parent.averages for parent in parents], places)
+    add_noise(averages, places, noise)
+    return with_averages(state, averages)
 
 
 def with_averages(state: MemberState, averages: Sequence[Any]) -> MemberState:

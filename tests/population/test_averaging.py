@@ -191,6 +191,15 @@ class TestStates:
         plain = len(fresh.optimizer) - 9
         assert_all_close(numbers(renewed.optimizer[:plain]), numbers(fresh.optimizer[:plain]))
 
+    def test_of_a_parent_whose_optimizer_averaged_itself_it_begins_anew(self, trained):
+        live, fresh, states = trained
+        other = make_live(optimizer=lambda: keras.optimizers.Adam(0.02, use_ema=True))
+        child = inherit([capture(other)], live, optimizer="inherit", fresh=fresh, seed=3,
+                        noise=NO_NOISE)  # fmt: skip
+        *averages, count = numbers(child.averages)
+        assert_all_close(averages, weights_of(other))
+        assert count == 0
+
     def test_it_is_saved(self, trained):
         state = from_arrays(to_arrays(trained[2][0]))
         assert_all_close(numbers(state.averages), numbers(trained[2][0].averages))
@@ -241,6 +250,11 @@ class StopAfter(Observer):
             raise Stop
 
 
+class StopAtOnce(Observer):
+    def search_begin(self, loop):
+        raise Stop
+
+
 class TestPopulation:
     def test_the_training_is_as_without(self):
         raw = [
@@ -274,6 +288,15 @@ class TestPopulation:
         plan = ClosingPlan(rounds=2)
         population = fitted(still(closing=plan, keep_best=False), size=1, iterations=2)
         assert int(population.executor.capture(0).averages[-1]) == 3
+
+    def test_initial_weights_are_what_the_first_average_is_of(self):
+        model = build()
+        population = Population.from_model(model, 2, strategy=still(), initial_weights="copied")
+        with pytest.raises(Stop):
+            population.fit(*TRAINING, validation_data=VALIDATION, iterations=9, verbose=0,
+                           observers=[StopAtOnce()])  # fmt: skip
+        *averages, _ = numbers(population.executor.capture(1).averages)
+        assert_all_close(averages, model.get_weights())
 
     def test_so_few_iterations_that_nothing_is_averaged(self):
         population = fitted(PopDescent())
@@ -392,6 +415,18 @@ class TestSchedules:
         assert_all_close(model.get_weights(), expected(weights))
         # It can be trained on.
         model.fit(*TRAINING, **arguments)
+
+    def test_a_fit_that_ends_before_the_first_average_keeps_its_weights(self):
+        schedule = Schedule(
+            (Segment(0, 8, {}, 0, {"optimizer.learning_rate": 0.02}),), (), MOMENTUM, (6, 8)
+        )
+        models = []
+        for callbacks in ([], [schedule.as_callback()]):
+            keras.utils.set_random_seed(3)
+            model = build()
+            model.fit(*TRAINING, batch_size=16, shuffle=False, verbose=0, callbacks=callbacks)
+            models.append(model.get_weights())
+        assert_all_close(models[0], models[1])
 
     def test_an_optimizer_with_averages_of_its_own_keeps_to_them(self):
         schedule = Schedule(
