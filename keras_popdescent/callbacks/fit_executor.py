@@ -29,6 +29,7 @@ from keras_popdescent.population.state import (
     child_state,
     inherit,
     restore,
+    visited,
     with_fresh_optimizer,
 )
 from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
@@ -202,8 +203,10 @@ class FitExecutor(Executor):
 
     def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:
         self.swap_in(slot)
+        before = capture(self.live)
         action(self.live.model)
         self.swap_out(slot)
+        self._states[slot] = visited(before, self._states[slot])
 
     def feed(self, data: SearchData) -> None:
         raise NotImplementedError("`fit` brings the data.")

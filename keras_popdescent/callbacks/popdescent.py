@@ -29,13 +29,12 @@ from keras_popdescent.population.population import (
     scoring_plan,
 )
 from keras_popdescent.population.registry import make_display
-from keras_popdescent.population.settings import Settings
+from keras_popdescent.population.settings import ENDLESS, Settings
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
 
 # Where `fit` does not know how many batches will come.
-_ENDLESS = 10**9
 
 
 class PopDescentCallback(keras.callbacks.Callback):
@@ -280,7 +279,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         """Return the batches of a turn and the number of iterations."""
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if not epochs or not steps:
-            return self.batches_per_iteration or PAPER_BATCHES, _ENDLESS
+            return self.batches_per_iteration or PAPER_BATCHES, ENDLESS
         # Each member's share of the batches that `fit` has.
         share = int(epochs) * int(steps) // self.population_size
         few = min(PAPER_BATCHES, max(share // MIN_ITERATIONS, 1))

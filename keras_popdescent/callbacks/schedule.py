@@ -32,8 +32,8 @@ class ScheduleCallback(keras.callbacks.Callback):
         schedule: A schedule from `tuner.get_best_schedule()`.
         stop: Whether `fit` ends with the schedule's last gradient step. Defaults to False.
         initial_step: The schedule's step that the first batch of `fit` is. Defaults to 0.
-        previous: The callback of an earlier `fit` of the same training, whose averages of weights
-            go on. Defaults to None.
+        previous: The callback of an earlier `fit` of the same training: its averages of weights go
+            on, and the weights are those that it trained last. Defaults to None.
         averages: Whether the model has the averages of weights in the end, where there are some
             (True, the default), or its weights as they are.
 
@@ -134,7 +134,7 @@ class ScheduleCallback(keras.callbacks.Callback):
         for binding in self._binding.values():
             binding.detach(self.model)
         self._binding = {}
-        if self._averages is not None and self.averages and self._averages.begun:
+        if self._averages is not None and self.averages and self._averages.count():
             self._averages.put()
         self.model.make_train_function(force=True)
 

@@ -228,6 +228,7 @@ class Engine:
         ours = set() if self._momentum is None else {*weight_of, len(stack) - 1}
         fresh_ones -= ours
         news: list[jax.Array] = []
+        shifts: dict[int, jax.Array] = {}
         evolved = []
         for index, column in enumerate(stack):
             new = column[parents[:, 0]]
@@ -235,9 +236,12 @@ class Engine:
             if as_weight in trainable and parents.shape[1] > 1:
                 weights = _per_member(shares, column.ndim + 1)
                 new = jnp.sum(column[parents] * weights.astype(column.dtype), axis=1)
-            if as_weight in trainable and kind != "none":
-                position = live.trainable_indices.index(as_weight)
-                new = new + _noise(new, kind, noise_seed, amount, position)
+            if as_weight in shifts:
+                new = new + shifts[as_weight]
+            elif index in trainable and kind != "none":
+                position = live.trainable_indices.index(index)
+                shifts[index] = _noise(new, kind, noise_seed, amount, position)
+                new = new + shifts[index]
             elif index in live.seed_indices:
                 new = dropout_seed[:, live.seed_indices.index(index)].astype(column.dtype)
             elif index in fresh_ones and index in weight_of:

@@ -33,12 +33,14 @@ from keras_popdescent.population.live_model import LiveModel, check_takes
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import (
     MemberState,
+    begun_anew,
     capture,
     child_state,
     from_arrays,
     inherit,
     restore,
     to_arrays,
+    visited,
     with_fresh_optimizer,
 )
 from keras_popdescent.strategies.base import Offspring, TrainingPlan
@@ -280,9 +282,16 @@ class SequentialExecutor(Executor):
 
     def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:
         stage = self._swap_in(slot)
+        before = capture(stage.live)
         with stage.live.plain():
             action(stage.live.model)
-        self._states[slot] = capture(stage.live)
+        self._states[slot] = visited(before, capture(stage.live))
+        self._resident = None
+
+    def begin_averages(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._states[slot] = begun_anew(self._states[slot])
+        self._resident = None
 
     def feed(self, data: SearchData) -> None:
         setup = self._setup = replace(self._setup, data=data)

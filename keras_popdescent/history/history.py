@@ -157,7 +157,8 @@ class History:
         starts = [births[ancestor].inherited_steps for ancestor in line]
         end = self._last_step(member_id) if until is None else until
         stops = [*starts[1:], end]
-        segments, averaged_at = [], []
+        segments: list[Segment] = []
+        averaged_at: list[int] = []
         for ancestor, start, stop in zip(line, starts, stops, strict=True):
             birth = births[ancestor]
             values, rule = dict(birth.values), birth.optimizer_state if birth.parents else "inherit"
@@ -166,7 +167,11 @@ class History:
                     Segment(first, last, values, ancestor, {}, factor, optimizer_state=rule)
                 )
                 rule = "inherit"
-            averaged_at += self._averaged_at(ancestor, start, min(stop, end))
+            life = self._averaged_at(ancestor, start, min(stop, end))
+            # Closing training begins them anew: what was before counts no more.
+            anew = [i for i, (_, closing) in enumerate(life) if closing]
+            averaged_at = [] if anew else averaged_at
+            averaged_at += [step for step, _ in life[anew[-1] if anew else 0 :]]
         momenta = [r.ema_momentum for r in self.records if r.ema_momentum is not None]
         return Schedule(
             tuple(segments),
@@ -174,15 +179,15 @@ class History:
             averaged_at=tuple(averaged_at),
         )
 
-    def _averaged_at(self, member_id: int, start: int, stop: int) -> list[int]:
-        """Return the gradient steps of a life after which its averages were moved."""
+    def _averaged_at(self, member_id: int, start: int, stop: int) -> list[tuple[int, bool]]:
+        """Return a life's steps after which averages were moved, and whether in closing."""
         ends = {
-            member.gradient_steps
-            for record in self.records
+            member.gradient_steps: record.closing
+            for record in reversed(self.records)
             for member in record.members
             if record.ema_momentum is not None and member.member_id == member_id
         }
-        return sorted(step for step in ends if start < step <= stop)
+        return sorted(pair for pair in ends.items() if start < pair[0] <= stop)
 
     def _stretches(self, member_id: int, start: int, stop: int) -> Iterator[tuple[int, int, float]]:
         """Yield (start, stop, factor) of a life's parts with a common factor on the rate."""

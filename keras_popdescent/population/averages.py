@@ -24,8 +24,10 @@ class WeightAverages:
 
     Attributes:
         variables: The averages, in the order of the weights, then the count.
-        begun: Whether `update` has been called: before, there is no average of anything.
+        raw: The weights that averages were put in the place of.
     """
+
+    raw: list[Any] | None = None
 
     def __init__(self, weights: Sequence[keras.Variable], momentum: float) -> None:
         self.momentum = momentum
@@ -35,7 +37,6 @@ class WeightAverages:
         ]
         count = keras.Variable(0, shape=(), dtype="int32", trainable=False)
         self.variables: list[keras.Variable] = [*averages, count]
-        self.begun = False
         self._read_weights, self._write_weights = swap_functions(weights)
         self._read, self._write = swap_functions(self.variables)
         self._moved = _compiled(self._move)
@@ -43,7 +44,10 @@ class WeightAverages:
     def update(self) -> None:
         """Move the averages towards the weights as they are now."""
         self._write(self._moved(self._read_weights(), self._read()))
-        self.begun = True
+
+    def count(self) -> int:
+        """Return how often the averages have been moved; at 0 they are of nothing."""
+        return int(keras.ops.convert_to_numpy(self.variables[-1]))
 
     def reset(self) -> None:
         """Begin anew from the weights as they are now."""
@@ -51,14 +55,16 @@ class WeightAverages:
         self._write([*(keras.ops.copy(weight) for weight in self._read_weights()), count])
 
     def put(self) -> None:
-        """Put the averages in the place of the weights."""
+        """Put the averages in the place of the weights, which are kept in `raw`."""
+        self.raw = [keras.ops.copy(tensor) for tensor in self._read_weights()]
         # Two variables that share an array could not both be donated.
         self._write_weights([keras.ops.copy(tensor) for tensor in self._read()[:-1]])
 
     def go_on_from(self, other: WeightAverages) -> None:
-        """Take over the averages of weights of the same shapes."""
+        """Take over the averages of weights of the same shapes, and weights that were put away."""
         self._write(other._read())
-        self.begun = other.begun
+        if other.raw is not None:
+            self._write_weights(other.raw)
 
     def _move(self, weights: Sequence[Any], state: Sequence[Any]) -> list[Any]:
         *averages, count = state

@@ -190,6 +190,9 @@ class Executor(ABC):
     def visit(self, slot: int, action: Callable[[keras.Model], None]) -> None:
         """Call `action` with the model while a member is in it; what it changes is the member's."""
 
+    def begin_averages(self, slots: Sequence[int]) -> None:  # noqa: B027
+        """Forget members' averages of weights: the next move takes the weights as they are."""
+
     @abstractmethod
     def feed(self, data: SearchData) -> None:
         """Go on with other data."""

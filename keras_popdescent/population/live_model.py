@@ -163,7 +163,9 @@ class LiveModel:
             self.own_averages.reset()
 
     def put_averages(self) -> None:
-        """Put the averages of weights into the model, for good."""
+        """Put the averages of weights into the model, for good; one never moved is of nothing."""
+        if self.own_averages is not None and not self.own_averages.count():
+            return
         # Weights and averages that shared an array could not both be donated.
         self._write_averaged([keras.ops.copy(average) for average in self._read_averages()])
 

@@ -128,10 +128,13 @@ class Loop:
                     objective=self.objective.name,
                 )
             )
-        self._ema_momentum = self._averaging_momentum()
-        if restore is not None:
-            # Also where the budget has become larger: members' averages are a part of their states.
-            self._ema_momentum = self.history.records[0].ema_momentum
+        # In a search that goes on averages are a part of the states, also if its budget is another.
+        resumed = None if restore is None else self.history.records[0]
+        self._ema_momentum = self._averaging_momentum() if resumed is None else resumed.ema_momentum
+        if self._ema_momentum is not None:
+            self.notes.append(
+                "members are scored and exported with a moving average of their weights"
+            )
         setup = replace(setup, ema_momentum=self._ema_momentum)
         self._builds.start(self.executor, setup, self._rng)
         self._began = self._budget_began = time.perf_counter()
@@ -154,7 +157,7 @@ class Loop:
             observer.births(self.members)
 
     def _averaging_momentum(self) -> float | None:
-        """Return the momentum of the strategy's averaging where there can be one; note which."""
+        """Return the momentum of the strategy's averaging; note why where there can be none."""
         averaging = self.strategy.averaging
         momentum = 0.0 if averaging is None else averaging.momentum_over(self.settings.iterations)
         if not momentum:
@@ -165,7 +168,11 @@ class Loop:
         if not all(name.startswith("val_") for name in self.objective.names):
             self.notes.append("weights are not averaged: no validation data scores the members")
             return None
-        self.notes.append("members are scored and exported with a moving average of their weights")
+        if self.settings.is_endless:
+            self.notes.append(
+                "weights are not averaged: how many iterations there are is not known"
+            )
+            return None
         return momentum
 
     def _first_members(self, setup: Setup) -> None:
@@ -280,7 +287,7 @@ class Loop:
 
     def step(self) -> IterationRecord:
         """Train and score every member, complete the iteration, and return its record."""
-        slots = [member.slot for member in self.members if not member.stopped]
+        slots = self._trained_slots()
         batches, factor = self.settings.batches_at(self.iteration), self.begin_iteration()
         turns = 1
         if self._phase.slot is not None:
@@ -290,6 +297,9 @@ class Loop:
             self.batches_done += batches
             self._heed_limits(reports)
             return self.absorb(reports)
+
+    def _trained_slots(self) -> list[int]:
+        return [member.slot for member in self.members if not member.stopped]
 
     def _uninterrupted(self) -> AbstractContextManager[None]:
         """Hold an interrupt back where the executor cannot put its members back."""
@@ -520,9 +530,12 @@ class Loop:
         self._rate_factor = self.history.records[-1].rate_factor
         for round_ in range(self.rounds_closed, plan.rounds):
             last = round_ == plan.rounds - 1
+            if last:
+                # It is scored as it is trained out, not as it was before the rounds.
+                self.executor.begin_averages(self._trained_slots())
             with self._uninterrupted():
                 reports = self.executor.advance(
-                    [member.slot for member in self.members if not member.stopped],
+                    self._trained_slots(),
                     plan.batches or self.settings.batches_per_iteration,
                     batch_size=plan.batch_size,
                     plan=replace(self.strategy.training, passes=plan.passes),

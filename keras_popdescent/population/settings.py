@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# So many iterations are as many as there will be.
+ENDLESS = 10**9
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,6 +37,11 @@ class Settings:
     deadline: float | None = None
     max_gradient_steps: int | None = None
     max_failed_builds: int | None = 3
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether nobody knows how many iterations there will be."""
+        return self.iterations >= ENDLESS
 
     def batches_at(self, iteration: int) -> int:
         """Return the number of batches of an iteration, counted from 0."""

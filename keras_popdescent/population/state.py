@@ -135,6 +135,7 @@ def inherit(
         weights[index] = keras.ops.convert_to_tensor(
             np.array([(seed + offset) % 2**31, 0]), dtype=live.weight_variables[index].dtype
         )
+    quiet = list(weights)
     add_noise(weights, live.trainable_indices, noise)
     slots = _optimizer_state(first, fresh, live, optimizer, weights)
     state = replace(fresh, weights=tuple(weights), optimizer=slots)
@@ -147,13 +148,35 @@ def inherit(
     averages = list(first.averages)
     places = _places_of_trainable(live)
     _mix(averages, [parent.averages for parent in parents], places)
-    add_noise(averages, places, noise)
+    if not noise.is_zero:
+        for place, index in zip(places, live.trainable_indices, strict=True):
+            averages[place] = averages[place] + (weights[index] - quiet[index])
     return with_averages(state, averages)
 
 
 def with_averages(state: MemberState, averages: Sequence[Any]) -> MemberState:
     """Return a state with other averages of its weights: as many as it has, and the count."""
     return replace(state, optimizer=(*state.optimizer[: -len(averages)], *averages))
+
+
+def begun_anew(state: MemberState) -> MemberState:
+    """Return a state whose averages have no past: until they are moved, the weights count."""
+    if not state.num_averages:
+        return state
+    *averages, count = state.averages
+    return with_averages(state, [*averages, keras.ops.zeros_like(count)])
+
+
+def visited(before: MemberState, after: MemberState) -> MemberState:
+    """Return what a visit has left: averages of weights that were changed begin anew."""
+    if not after.num_averages:
+        return after
+    count = after.num_plain[0]
+    same = all(
+        np.array_equal(keras.ops.convert_to_numpy(old), keras.ops.convert_to_numpy(new))
+        for old, new in zip(before.weights[:count], after.weights[:count], strict=True)
+    )
+    return after if same else begun_anew(after)
 
 
 def with_fresh_optimizer(state: MemberState, fresh: MemberState) -> MemberState:

@@ -8,6 +8,7 @@ import pytest
 
 from keras_popdescent import Averaging, PopDescent, PopDescentTuner, Population
 from keras_popdescent.callbacks import PopDescentCallback
+from keras_popdescent.callbacks.schedule import ScheduleCallback
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.executors.stepping import make_stepper
 from keras_popdescent.history import Schedule
@@ -36,6 +37,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 6)).astype("float32")
 Y = (X @ RNG.normal(size=(6, 2)) + RNG.normal(size=(96, 2))).astype("float32")
 TRAINING, VALIDATION = (X[:64], Y[:64]), (X[64:], Y[64:])
+EXECUTORS = ["sequential", *(["vectorized"] if keras.backend.backend() == "jax" else [])]
 MOMENTUM = 0.6
 # In searches of few iterations, too.
 AVERAGING = Averaging(MOMENTUM, reach=1.0)
@@ -172,7 +174,7 @@ class TestStates:
             trains = index in live.trainable_indices
             np.testing.assert_allclose(mean, (a + b) / 2 if trains else a, rtol=1e-6)
 
-    @pytest.mark.parametrize("kind", ["gaussian", "scalar"])
+    @pytest.mark.parametrize("kind", ["gaussian", "scalar", "relative"])
     def test_it_has_the_noise_that_the_weights_have(self, trained, kind):
         live, _, _ = trained
         noisy, plain = (
@@ -229,8 +231,9 @@ def still(**changes):
 
 def fitted(strategy, size=3, **changes):
     population = Population.from_model(
-        build, size, 1, strategy=strategy, seed=4, objective=changes.pop("objective", "val_mse")
-    )
+        build, size, 1, strategy=strategy, seed=4, objective=changes.pop("objective", "val_mse"),
+        executor=changes.pop("executor", "sequential"),
+    )  # fmt: skip
     arguments = {"validation_data": VALIDATION, "iterations": 5, "batches_per_iteration": 4}
     population.fit(*TRAINING, batch_size=16, verbose=0, **{**arguments, **changes})
     return population
@@ -284,10 +287,36 @@ class TestPopulation:
         assert state.averages == ()
         assert len(model.get_weights()) == 8
 
-    def test_what_is_not_scored_is_not_averaged(self):
-        plan = ClosingPlan(rounds=2)
-        population = fitted(still(closing=plan, keep_best=False), size=1, iterations=2)
-        assert int(population.executor.capture(0).averages[-1]) == 3
+    @pytest.mark.parametrize("executor", EXECUTORS)
+    def test_closing_training_is_scored_as_it_ends(self, executor):
+        """It is the last word on the weights, however long it is: no average of before."""
+        plan = ClosingPlan(rounds=2, batches=30)
+        population = fitted(
+            still(closing=plan, keep_best=False), size=2, iterations=4, executor=executor
+        )
+        state = population.executor.capture(0)
+        *averages, count = numbers(state.averages)
+        assert count == 1
+        assert_all_close(averages, numbers(state.weights[:8]))
+        winner = population.history.best()[0]
+        schedule = population.history.schedule(winner)
+        assert schedule.averaged_at == (schedule.gradient_steps,) == (4 * 4 + 60,)
+
+    @pytest.mark.parametrize("executor", EXECUTORS)
+    def test_what_a_visit_changes_is_what_is_exported(self, executor):
+        population = fitted(still(), iterations=4, executor=executor)
+        population.executor.visit(0, lambda model: None)
+        count = int(population.executor.capture(0).averages[-1])
+        assert count > 1
+
+        def clear(model):
+            model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+
+        population.executor.visit(0, clear)
+        state = population.executor.capture(0)
+        assert int(state.averages[-1]) == 0
+        model = population.executor.export({}, state)
+        assert not any(weight.any() for weight in model.get_weights())
 
     def test_initial_weights_are_what_the_first_average_is_of(self):
         model = build()
@@ -428,6 +457,22 @@ class TestSchedules:
             models.append(model.get_weights())
         assert_all_close(models[0], models[1])
 
+    def test_two_fits_are_one(self):
+        schedule = Schedule(
+            (Segment(0, 16, {}, 0, {"optimizer.learning_rate": 0.02}),), (), MOMENTUM,
+            tuple(range(2, 17, 2)),
+        )  # fmt: skip
+        arguments = {"batch_size": 16, "shuffle": False, "verbose": 0}
+        models = []
+        for parts in ((4,), (2, 2)):
+            keras.utils.set_random_seed(3)
+            model, previous = build(), None
+            for number, epochs in enumerate(parts):
+                previous = ScheduleCallback(schedule, initial_step=8 * number, previous=previous)
+                model.fit(*TRAINING, **arguments, epochs=epochs, callbacks=[previous])
+            models.append(model.get_weights())
+        assert_all_close(models[0], models[1], rtol=1e-4, atol=1e-6)
+
     def test_an_optimizer_with_averages_of_its_own_keeps_to_them(self):
         schedule = Schedule(
             (Segment(0, 8, {}, 0, {"optimizer.learning_rate": 0.02}),), (), MOMENTUM, (2, 4, 8)
@@ -467,6 +512,32 @@ class TestElsewhere:
         assert loss == pytest.approx(callback.history.best()[1], rel=1e-4)
         assert {r.ema_momentum for r in callback.history.iterations()} == {MOMENTUM}
         model.fit(*TRAINING, verbose=0)
+
+    @pytest.mark.parametrize("epochs", [1, 3])
+    def test_within_a_fit_that_ends_in_the_first_turn_nothing_is_lost(self, epochs):
+        callback = PopDescentCallback(
+            population_size=2, batches_per_iteration=epochs * 100, strategy=still(),
+            validation_data=VALIDATION, seed=0,
+        )  # fmt: skip
+        callback.set_params({})
+        keras.utils.set_random_seed(0)
+        model = build()
+        before = model.get_weights()
+        with pytest.warns(UserWarning, match="not one turn"):
+            model.fit(*TRAINING, batch_size=16, epochs=epochs, verbose=0, callbacks=[callback])
+        assert any(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
+
+    def test_within_a_fit_of_unknown_length_nothing_is_averaged(self):
+        def batches():
+            for _ in range(8):
+                yield TRAINING
+
+        callback = PopDescentCallback(
+            population_size=2, batches_per_iteration=2, strategy=still(),
+            validation_data=VALIDATION, seed=0,
+        )  # fmt: skip
+        build().fit(batches(), epochs=1, verbose=0, callbacks=[callback])
+        assert {record.ema_momentum for record in callback.history.iterations()} == {None}
 
     def test_an_executor_that_does_not_average_is_told_nothing(self, monkeypatch):
         strategy = FixedStrategy()
