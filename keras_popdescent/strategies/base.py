@@ -194,8 +194,10 @@ class Averaging:
     there is noise.
 
     An optimizer with `use_ema=True` has averages of its own, a step at a time: those count then.
-    Nothing is averaged where no validation data scores the members, or where the training is the
-    user's own code.
+    Nothing is averaged where no validation data scores the members, where the training is the
+    user's own code, or where nobody knows how many iterations there will be (within a `fit` on data
+    of unknown length). Closing training (`ClosingPlan`) is scored and exported as it ends. What
+    changes a member's weights from outside begins its average anew.
 
     Source: averaging of iterates, Polyak and Juditsky, "Acceleration of Stochastic Approximation by
     Averaging", SIAM J. Control Optim. 30(4), 1992; for the averages of networks, Izmailov et al.,
