@@ -12,7 +12,7 @@ from benchmarks import records, report
 from benchmarks.default_preset import __main__ as command
 from benchmarks.default_preset import contestants, sensitivity, tables, tasks
 from benchmarks.searches.task import Found, Range
-from keras_popdescent import PopDescent
+from keras_popdescent import Averaging, PopDescent
 from keras_popdescent.plots.style import RC
 from keras_popdescent.strategies import Strategy
 
@@ -90,9 +90,18 @@ class TestContestants:
         before = tasks.loss(task, searched.model, task.validation)
         assert tasks.loss(task, found.model, task.validation) <= before
 
+    def test_plain_training_can_average_its_weights(self, task, tmp_path):
+        weights = [
+            contestants.plain(
+                1, True, False, task, 0, tmp_path, averaging=averaging
+            ).model.get_weights()
+            for averaging in (None, Averaging(0.9, reach=1.0))
+        ]
+        assert any(np.any(a != b) for a, b in zip(*weights, strict=True))
+
     def test_everybody_is_there_or_said_to_be_missing(self):
         found, missing = contestants.contestants()
-        assert len(found) + len(missing) == 11
+        assert len(found) + len(missing) == 12
         assert tables.DEFAULT in found
         assert all(
             isinstance(make(), Strategy) for make in contestants.candidates.CANDIDATES.values()
