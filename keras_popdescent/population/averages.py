@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_popdescent.population.variables import swap_functions
+from keras_popdescent.population.variables import compiled, swap_functions
 
 
 def averaged_indices(weights: Sequence[Any]) -> list[int]:
@@ -39,7 +39,7 @@ class WeightAverages:
         self.variables: list[keras.Variable] = [*averages, count]
         self._read_weights, self._write_weights = swap_functions(weights)
         self._read, self._write = swap_functions(self.variables)
-        self._moved = _compiled(self._move)
+        self._moved = compiled(self._move)
 
     def update(self) -> None:
         """Move the averages towards the weights as they are now."""
@@ -103,18 +103,3 @@ def moved(weights: Sequence[Any], averages: Sequence[Any], part: Any) -> list[An
 
 def _is_float(weight: Any) -> bool:
     return "float" in keras.backend.standardize_dtype(weight.dtype)
-
-
-def _compiled(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """Compile a function of lists of tensors, where the backend gains by it."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        compiled: Callable[..., list[Any]] = tf.function(function)
-        return compiled
-    if backend == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
