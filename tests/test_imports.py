@@ -40,7 +40,7 @@ ALLOWED = {
                    "population/variables.py", "hyperparameters/numbers.py",
                    "population/determinism.py"),
     "jax": ("executors/stepping/jax.py", "executors/vectorized.py", "executors/engine.py",
-            "executors/convolutions.py", "executors/stacks.py", "population/variables.py"),
+            "executors/convolutions.py", "executors/stacks.py"),
     "torch": ("executors/stepping/torch.py",),
     "ray": ("executors/ray.py",),
     "rich": ("callbacks/progress/",),

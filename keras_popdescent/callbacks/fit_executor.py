@@ -105,6 +105,7 @@ class FitExecutor(Executor):
             ema_momentum=setup.ema_momentum,
         )
         self._stepper = make_stepper(self.live.model)
+        self.live.compile_averages(self._stepper.compiled)
         self._loaded: Any = None
         self._fresh = capture(self.live)
         self._values = [dict(values) for values in setup.values]

@@ -34,8 +34,6 @@ from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
 
-# Where `fit` does not know how many batches will come.
-
 
 class PopDescentCallback(keras.callbacks.Callback):
     """Makes one `model.fit` train a population; afterwards the model holds its best member.

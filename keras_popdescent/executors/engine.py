@@ -106,8 +106,7 @@ class Engine:
         changed = list(stack)
         for index, average in self._averages.items():
             weight = stack[index]
-            own = _per_member(part, weight.ndim)
-            [changed[average]] = moved([weight], [stack[average]], own)
+            changed[average] = moved(weight, stack[average], _per_member(part, weight.ndim))
         changed[-1] = stack[-1] + 1
         return changed
 

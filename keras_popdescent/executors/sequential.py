@@ -57,6 +57,7 @@ class _Stage:
         self.live = live
         self.fresh = fresh
         self.stepper: Stepper = make_stepper(live.model)
+        live.compile_averages(self.stepper.compiled)
         self.training: Any = None
         self.validation: Any = None
         # What an executor that trains members at once has compiled for this structure.

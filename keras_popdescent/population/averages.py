@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from keras_popdescent.population.variables import compiled, swap_functions
+from keras_popdescent.population.variables import swap_functions
+
+Move = Callable[[Sequence[Any], Sequence[Any]], list[Any]]
 
 
 def averaged_indices(weights: Sequence[Any]) -> list[int]:
@@ -39,6 +41,10 @@ class WeightAverages:
         self.variables: list[keras.Variable] = [*averages, count]
         self._read_weights, self._write_weights = swap_functions(weights)
         self._read, self._write = swap_functions(self.variables)
+        self._moved: Move = self._move
+
+    def compile(self, compiled: Callable[[Move], Move]) -> None:
+        """Have an update compiled; without, its operations are called one by one."""
         self._moved = compiled(self._move)
 
     def update(self) -> None:
@@ -68,7 +74,9 @@ class WeightAverages:
 
     def _move(self, weights: Sequence[Any], state: Sequence[Any]) -> list[Any]:
         *averages, count = state
-        return [*moved(weights, averages, rate(count, self.momentum)), count + 1]
+        part = rate(count, self.momentum)
+        pairs = zip(weights, averages, strict=True)
+        return [*(moved(weight, average, part) for weight, average in pairs), count + 1]
 
 
 def rate(count: Any, momentum: float) -> Any:
@@ -82,23 +90,17 @@ def rate(count: Any, momentum: float) -> Any:
     return 1.0 - keras.ops.minimum(earlier / (earlier + 1.0), momentum)
 
 
-def moved(weights: Sequence[Any], averages: Sequence[Any], part: Any) -> list[Any]:
-    """Return averages moved towards their weights by a part (0 ... 1) of the way.
+def moved(weight: Any, average: Any, part: Any) -> Any:
+    """Return an average moved towards its weight by a part (0 ... 1) of the way.
 
     Args:
-        weights: Tensors.
-        averages: Tensors of the same shapes.
+        weight: Tensor.
+        average: Tensor of the same shape.
         part: A float tensor, a scalar or one that broadcasts.
     """
-    # Not average + part * (weight - average): an average that is not finite could not recover.
-    return [
-        keras.ops.where(
-            part == 1.0,
-            weight,
-            average + keras.ops.cast(part, average.dtype) * (weight - average),
-        )
-        for weight, average in zip(weights, averages, strict=True)
-    ]
+    between = average + keras.ops.cast(part, average.dtype) * (weight - average)
+    # An average that is not finite could not recover else.
+    return keras.ops.where(part == 1.0, weight, between)
 
 
 def _is_float(weight: Any) -> bool:

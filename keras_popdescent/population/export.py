@@ -100,11 +100,11 @@ def put_averages_into(model: keras.Model, state: MemberState) -> None:
     """Give a model the averages of its weights, if any: ours, or its optimizer's (`use_ema`)."""
     if state.num_averages:
         *averages, count = state.averages
+        if not int(_array(count)):
+            return  # They were never moved, and are of nothing.
         weights = model.weights
-        # One that was never moved is of nothing.
         for index, average in zip(averaged_indices(weights), averages, strict=True):
-            if int(_array(count)):
-                weights[index].assign(_array(average))
+            weights[index].assign(_array(average))
         return
     for weight, average in weight_averages(inner_optimizer(model)):
         # On JAX, Keras's `finalize_variable_values` leaves both with one array: no `fit` after it.

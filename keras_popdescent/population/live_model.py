@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from keras_popdescent.hyperparameters.optimizer import (
     inner_optimizer,
     rate_handle,
 )
-from keras_popdescent.population.averages import WeightAverages, averaged_indices
+from keras_popdescent.population.averages import Move, WeightAverages, averaged_indices
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.variables import swap_functions
 from keras_popdescent.strategies.space import Values
@@ -151,6 +151,11 @@ class LiveModel:
     def num_averages(self) -> int:
         """How many averages of ours a member's state has; they are its last tensors but one."""
         return 0 if self.own_averages is None else len(self.own_averages.variables) - 1
+
+    def compile_averages(self, compiled: Callable[[Move], Move]) -> None:
+        """Have the moves of our averages compiled, where there are some."""
+        if self.own_averages is not None:
+            self.own_averages.compile(compiled)
 
     def update_averages(self) -> None:
         """Move our averages towards the weights, where there are some: once an iteration."""

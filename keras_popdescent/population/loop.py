@@ -118,8 +118,7 @@ class Loop:
             ObjectiveError: If the strategy tries children out and the objective is not measured on
                 validation data: such children have not trained.
         """
-        names = self.objective.names
-        if self.strategy.tries_candidates and not all(n.startswith("val_") for n in names):
+        if self.strategy.tries_candidates and not self.objective.is_on_validation:
             raise ObjectiveError(
                 describe(
                     f"`{type(self.strategy).__name__}` scores children before they have trained.",
@@ -165,7 +164,7 @@ class Loop:
         if not self.executor.averages:
             self.notes.append("weights are not averaged: your own training scores the members")
             return None
-        if not all(name.startswith("val_") for name in self.objective.names):
+        if not self.objective.is_on_validation:
             self.notes.append("weights are not averaged: no validation data scores the members")
             return None
         if self.settings.is_endless:

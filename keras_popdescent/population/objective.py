@@ -74,6 +74,11 @@ class Objective:
         return [name for name, _ in self.terms] or [self.name]
 
     @property
+    def is_on_validation(self) -> bool:
+        """Whether all of it is measured on validation data."""
+        return all(name.startswith("val_") for name in self.names)
+
+    @property
     def needs_validation(self) -> bool:
         """Whether validation data is needed."""
         return any(name.startswith("val_") for name in self.names)

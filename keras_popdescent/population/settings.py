@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# So many iterations are as many as there will be.
+# So many iterations where nobody knows how many batches will come.
 ENDLESS = 10**9
 
 

@@ -48,18 +48,3 @@ def swap_functions(
             tf.raw_ops.AssignVariableOp(resource=handle, value=value)
 
     return read_all, write_all
-
-
-def compiled(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """Compile a function of lists of tensors, where the backend gains by it."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        traced: Callable[..., list[Any]] = tf.function(function)
-        return traced
-    if backend == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function

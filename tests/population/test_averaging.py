@@ -90,8 +90,8 @@ class TestTheAverage:
         assert parts == pytest.approx([1.0, 1 / 2, 1 / 3, 0.3, 0.3])
 
     def test_what_was_not_finite_is_forgotten_at_once(self):
-        [average] = moved(
-            [keras.ops.ones((2,))], [keras.ops.convert_to_tensor([np.nan, 0.0])],
+        average = moved(
+            keras.ops.ones((2,)), keras.ops.convert_to_tensor([np.nan, 0.0]),
             keras.ops.convert_to_tensor(1.0),
         )  # fmt: skip
         assert numbers([average])[0].tolist() == [1.0, 1.0]

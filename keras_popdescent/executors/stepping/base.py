@@ -46,6 +46,10 @@ class Stepper(ABC):
             _, write = swap_functions(variables)
             self._set_back = partial(write, [_held(variable) for variable in variables])
 
+    def compiled(self, function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        """Return a function of lists of tensors, compiled where the backend gains by it."""
+        return function
+
     @abstractmethod
     def load(self, arrays: Batch) -> Any:
         """Bring arrays to the device once; the result goes to `train_indices`, `test_indices`."""

@@ -48,6 +48,9 @@ class JaxStepper(Stepper):
         super().reset()
         self._last = None
 
+    def compiled(self, function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        return jax.jit(function)
+
     def load(self, arrays: Batch) -> Any:
         return keras.tree.map_structure(jnp.asarray, arrays)
 

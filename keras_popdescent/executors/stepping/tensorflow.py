@@ -33,6 +33,10 @@ class TensorFlowStepper(Stepper):
         super().reset()
         self._last = None
 
+    def compiled(self, function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        compiled: Callable[..., list[Any]] = tf.function(function, autograph=False)
+        return compiled
+
     def load(self, arrays: Batch) -> Any:
         return keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
