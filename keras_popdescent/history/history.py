@@ -22,7 +22,16 @@ class History:
     Args:
         objective: Name of the objective.
         direction: `"min"` or `"max"`.
-        path: A file to append JSON lines to; None keeps the history in memory only.
+        path: A file to append JSON lines to. Defaults to None: it is in memory only.
+
+    Example:
+        >>> from keras_popdescent import PopDescent
+        >>> from keras_popdescent.testing import scripted_loop
+        >>> loop = scripted_loop(PopDescent(focus=None), [[0.5, 2.0], [0.4, 0.6]], num_elites=1)
+        >>> loop.run()
+        >>> history = loop.history
+        >>> len(history), history.best(), history.num_replaced
+        (2, (0, 0.4), 1)
     """
 
     def __init__(
@@ -41,9 +50,14 @@ class History:
         best = self.best()
         score = "no score yet" if best is None else f"best {best[1]:.4g} (member {best[0]})"
         return (
-            f"History({self.objective!r}, {self.direction!r}): {len(self)} iterations, "
+            f"History({self.objective!r}, {self.direction!r}): {self._length()}, "
             f"{len(self.births())} members born, {self.gradient_steps} gradient steps, {score}"
         )
+
+    def _length(self) -> str:
+        closings = sum(record.closing for record in self.iterations())
+        closed = " and the closing training" if closings else ""
+        return f"{len(self) - closings} iterations{closed}"
 
     def append(self, record: IterationRecord) -> None:
         """Add a record, in memory and in the file."""
@@ -81,13 +95,17 @@ class History:
         return history
 
     def __len__(self) -> int:
+        """Return how many records hold scores, that of closing training included."""
         return len(self.iterations())
 
     def __iter__(self) -> Iterator[IterationRecord]:
         return iter(self.records)
 
     def iterations(self) -> list[IterationRecord]:
-        """Return the records that hold scores, without the birth of the first members."""
+        """Return the records that hold scores, without the birth of the first members.
+
+        Where there is closing training (`ClosingPlan`), its record is among them (`closing`).
+        """
         return [record for record in self.records if record.members]
 
     def births(self) -> dict[int, BirthRecord]:
@@ -106,10 +124,17 @@ class History:
 
     @property
     def num_diverged(self) -> int:
-        """How many scores were not finite."""
-        return sum(
-            not math.isfinite(member.score) for record in self.records for member in record.members
-        )
+        """How many scores were not finite, of members that trained in the iteration."""
+        reached = {id_: birth.inherited_steps for id_, birth in self.births().items()}
+        number = 0
+        for record in self.records:
+            for member in record.members:
+                # Who did not train, as while one trains alone, keeps the score that it had.
+                steps, before = member.gradient_steps, reached.get(member.member_id, -1)
+                trained = steps > before or bool(member.logs)
+                reached[member.member_id] = steps
+                number += trained and not math.isfinite(member.score)
+        return number
 
     def best(self) -> tuple[int, float] | None:
         """Return (member id, score) of the best finite score ever, None before the first."""
@@ -162,7 +187,8 @@ class History:
         for ancestor, start, stop in zip(line, starts, stops, strict=True):
             birth = births[ancestor]
             values, rule = dict(birth.values), birth.optimizer_state if birth.parents else "inherit"
-            for first, last, factor in self._stretches(ancestor, start, min(stop, end)):
+            for first, last, factor, fresh in self._stretches(ancestor, start, min(stop, end)):
+                rule = "fresh" if fresh else rule
                 segments.append(
                     Segment(first, last, values, ancestor, {}, factor, optimizer_state=rule)
                 )
@@ -189,24 +215,33 @@ class History:
         }
         return sorted(pair for pair in ends.items() if start < pair[0] <= stop)
 
-    def _stretches(self, member_id: int, start: int, stop: int) -> Iterator[tuple[int, int, float]]:
-        """Yield (start, stop, factor) of a life's parts with a common factor on the rate."""
+    def _stretches(
+        self, member_id: int, start: int, stop: int
+    ) -> Iterator[tuple[int, int, float, bool]]:
+        """Yield (start, stop, factor, fresh) of a life's parts.
+
+        Each has a common factor on the rate, and one optimizer, which is as just built (`fresh`) or
+        goes on.
+        """
         lived = [
-            (min(member.gradient_steps, stop), record.rate_factor)
+            (min(member.gradient_steps, stop), record.rate_factor, record.fresh_optimizer)
             for record in self.records
             for member in record.members
             if member.member_id == member_id
         ]
-        begin, reached, current = start, start, None
-        for steps, factor in lived:
+        begin, reached = start, start
+        current: tuple[float, bool] | None = None
+        for steps, factor, fresh in lived:
             if steps <= reached:
                 continue
-            if current is not None and factor != current:
-                yield begin, reached, current
-                begin = reached
-            reached, current = steps, factor
+            if current is None:
+                current = (factor, fresh)
+            elif fresh or factor != current[0]:
+                yield begin, reached, *current
+                begin, current = reached, (factor, fresh)
+            reached = steps
         if stop > begin:
-            yield begin, stop, 1.0 if current is None else current
+            yield begin, stop, *(current or (1.0, False))
 
     def _last_step(self, member_id: int) -> int:
         for record in reversed(self.records):

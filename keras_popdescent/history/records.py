@@ -77,7 +77,10 @@ class IterationRecord:
         rate_factor: What the members' learning rates were multiplied with in it; their values are
             the rates without it.
         ema_momentum: Of the moving averages of weights that the members were scored with, see
-            `Averaging`; they were moved at its end. None for none.
+            `Averaging`; they were moved at its end. None for none. It says nothing of a model whose
+            optimizer averages its weights itself (`use_ema=True`): there those averages count.
+        fresh_optimizer: Whether the members that trained began it with an optimizer as just built,
+            see `TrainingPlan`.
     """
 
     iteration: int
@@ -88,6 +91,7 @@ class IterationRecord:
     closing: bool = False
     rate_factor: float = 1.0
     ema_momentum: float | None = None
+    fresh_optimizer: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as nested dicts and lists."""

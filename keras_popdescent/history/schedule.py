@@ -47,7 +47,9 @@ class Schedule:
     """The hyperparameter schedule that led to one member, through all its ancestors.
 
     A set of constant hyperparameters cannot reproduce a member of a population: its ancestors
-    trained under other values. The schedule says which, and for how many gradient steps each.
+    trained under other values. The schedule says which, and for how many gradient steps each. It
+    follows first parents: weights that were the mean of several parents' (`ESGD`), and the noise on
+    children's weights, are not in it.
 
     Attributes:
         segments: Stretches of constant values, in order, without gaps.
@@ -56,6 +58,13 @@ class Schedule:
         ema_momentum: Momentum of the moving averages of weights that the member was scored and
             exported with, see `Averaging`; None where there were none.
         averaged_at: The gradient steps, counted from 1, after which the averages were moved.
+
+    Example:
+        >>> from keras_popdescent.history import Schedule, Segment
+        >>> first, second = {"learning_rate": 0.1}, {"learning_rate": 0.02}
+        >>> schedule = Schedule((Segment(0, 60, first, member_id=0), Segment(60, 80, second, 4)))
+        >>> schedule.at(70), schedule.stretched(400).path("learning_rate")
+        ({'learning_rate': 0.02}, [(0, 0.1), (300, 0.02), (400, 0.02)])
     """
 
     segments: tuple[Segment, ...]

@@ -129,23 +129,12 @@ class Loop:
             )
         # In a search that goes on averages are a part of the states, also if its budget is another.
         resumed = None if restore is None else self.history.records[0]
-        self._ema_momentum = self._averaging_momentum() if resumed is None else resumed.ema_momentum
-        if self._ema_momentum is not None:
-            self.notes.append(
-                "members are scored and exported with a moving average of their weights"
-            )
+        own = None if self._averaging_obstacle() else self._wanted_momentum()
+        self._ema_momentum = own if resumed is None else resumed.ema_momentum
         setup = replace(setup, ema_momentum=self._ema_momentum)
         self._builds.start(self.executor, setup, self._rng)
         self._began = self._budget_began = time.perf_counter()
-        if self.strategy.annealing is not None and not self.executor.anneals:
-            self.notes.append("learning rates are not annealed: your own training sets them")
-        focus = self.strategy.focus
-        if focus is not None and not self.executor.focuses:
-            self.notes.append("all members train to the end: they take turns in a fixed order")
-        elif focus is not None and self._focuses():
-            begin = f"from {focus.begin:.0%} of the search on, a copy of the best model"
-            pays = "" if focus.patience is None else ", as long as it gets better"
-            self.notes.append(f"{begin} trains alone, with the steps of all{pays}")
+        self.notes += self._notes_on_strategy()
         if restore is None:
             self._first_members(setup)
         else:
@@ -155,24 +144,48 @@ class Loop:
             observer.search_begin(self)
             observer.births(self.members)
 
-    def _averaging_momentum(self) -> float | None:
-        """Return the momentum of the strategy's averaging; note why where there can be none."""
-        averaging = self.strategy.averaging
-        momentum = 0.0 if averaging is None else averaging.momentum_over(self.settings.iterations)
-        if not momentum:
-            return None
+    def _wanted_momentum(self) -> float | None:
+        """Return the momentum that the strategy wants over this budget; None for none."""
+        averaging, number = (
+            self.strategy.averaging,
+            self.settings.iterations - self._first_iteration,
+        )
+        return None if averaging is None else averaging.momentum_over(number) or None
+
+    def _averaging_obstacle(self) -> str:
+        """Return why weights cannot be averaged; empty where they can."""
         if not self.executor.averages:
-            self.notes.append("weights are not averaged: your own training scores the members")
-            return None
+            return "your own training scores the members"
         if not self.objective.is_on_validation:
-            self.notes.append("weights are not averaged: no validation data scores the members")
-            return None
-        if self.settings.is_endless:
-            self.notes.append(
-                "weights are not averaged: how many iterations there are is not known"
-            )
-            return None
-        return momentum
+            return "no validation data scores the members"
+        return "how many iterations there are is not known" if self.settings.is_endless else ""
+
+    def _notes_on_strategy(self) -> list[str]:
+        """Return what the user is to know of what the strategy does in this budget, or cannot."""
+        notes = [self._note_on_averaging(), self._note_on_focus()]
+        if self.strategy.annealing is not None and not self.executor.anneals:
+            notes.insert(1, "learning rates are not annealed: your own training sets them")
+        return [note for note in notes if note]
+
+    def _note_on_averaging(self) -> str:
+        if self._ema_momentum is not None:
+            return "members are scored and exported with a moving average of their weights"
+        if self._wanted_momentum() is None:
+            return ""
+        obstacle = self._averaging_obstacle() or "the search began without averages"
+        return f"weights are not averaged: {obstacle}"
+
+    def _note_on_focus(self) -> str:
+        focus = self.strategy.focus
+        if focus is None:
+            return ""
+        if not self.executor.focuses:
+            return "all members train to the end: they take turns in a fixed order"
+        if not self._focuses():
+            return ""
+        begin = f"from {focus.begin:.0%} of the search on, a copy of the best model"
+        pays = "" if focus.patience is None else ", as long as it gets better"
+        return f"{begin} trains alone, with the steps of all{pays}"
 
     def _first_members(self, setup: Setup) -> None:
         births = []
@@ -230,8 +243,16 @@ class Loop:
         data: SearchData,
         budget: Budget,
         observers: Sequence[Observer] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        """Prepare for more iterations, on the same or other data; `run` does them."""
+        """Prepare for more iterations, on the same or other data; `run` does them.
+
+        Args:
+            data: The data.
+            budget: How many more there are.
+            observers: Told what happens, in the place of earlier ones.
+            notes: Sentences about this budget; those about the one before are dropped.
+        """
         self.executor.feed(data)
         self.settings = replace(
             self.settings,
@@ -245,6 +266,7 @@ class Loop:
         self._phase = FocusPhase()
         self._first_iteration = self.iteration
         self._budget_began = time.perf_counter()
+        self.notes = [*notes, *self._notes_on_strategy()]
         self.observers = list(observers)
         for observer in self.observers:
             observer.search_begin(self)
@@ -398,6 +420,10 @@ class Loop:
         if births is not None and self._num_born >= births:
             phase.end()
             return self._record(records, ())
+        if self.iteration >= self.settings.iterations:
+            # Nobody is born any more. Under a larger budget all train, then the phase begins anew.
+            self._phase = FocusPhase()
+            return self._record(records, ())
         best = self.kept[0]
         rule: OptimizerState = "inherit" if lives else "restart"
         copy = Offspring(slot, (), dict(best.values), optimizer_state=rule)
@@ -516,6 +542,7 @@ class Loop:
             closing,
             self._rate_factor,
             self._ema_momentum,
+            self.strategy.training.fresh_optimizer,
         )
         self.history.append(record)
         for observer in self.observers:

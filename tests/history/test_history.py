@@ -24,6 +24,24 @@ def test_counts(history, records):
     assert history.births()[3].parents == (2,)
 
 
+def test_closing_training_is_no_iteration(history, records):
+    history.append(replace(records[-1], gradient_steps=32, closing=True))
+    assert len(history) == 4
+    assert "3 iterations and the closing training, " in repr(history)
+
+
+def test_only_scores_of_members_that_trained_are_counted_as_diverged(history, records):
+    lost = replace(records[-1].members[0], score=float("nan"), gradient_steps=16)
+    history.append(replace(records[-1], members=(lost, records[-1].members[1])))
+    assert history.num_diverged == 2
+    history.append(history.records[-1])
+    assert history.num_diverged == 2
+    # Training of the user's own may count no steps; it reports.
+    reported = replace(lost, logs={"loss": 1.0})
+    history.append(replace(records[-1], members=(reported, records[-1].members[1])))
+    assert history.num_diverged == 3
+
+
 def test_an_empty_history():
     history = History()
     assert (len(history), history.gradient_steps, history.num_replaced) == (0, 0, 0)
@@ -72,6 +90,14 @@ SEGMENT_0, SEGMENT_2 = Segment(0, 4, {"rate": 0.1}, 0), Segment(4, 8, {"rate": 0
 )
 def test_schedule(history, member_id, until, segments):
     assert history.schedule(member_id, until).segments == segments
+
+
+def test_a_schedule_begins_the_optimizer_anew_where_the_search_did(history, records):
+    """As `ESGD` does each iteration; what is equal in two of them is not joined."""
+    history.records = [replace(record, fresh_optimizer=True) for record in records]
+    found = [(s.start, s.stop, s.optimizer_state) for s in history.schedule(2)]
+    assert found == [(0, 4, "fresh"), (4, 8, "fresh"), (8, 12, "fresh")]
+    assert [(s.start, s.stop) for s in history.schedule(2, until=6)] == [(0, 4), (4, 6)]
 
 
 def test_schedule_of_a_newborn_is_its_ancestors(history):

@@ -140,6 +140,23 @@ class TestLoop:
         assert loop.best().score == 0.5
         assert loop.best().gradient_steps == 4 + 8
 
+    def test_nobody_is_born_after_the_last_iteration(self):
+        rows = [[3.0, 1.0]] * 3 + [[math.nan, 1.0]]
+        loop = scripted(focused(), rows, 4)
+        loop.run()
+        births = [len(record.births) for record in loop.history.iterations()]
+        assert births == [0, 1, 0, 0]
+        assert loop.members[0].score != loop.members[0].score
+        assert loop.best().score == 1.0
+
+    def test_scores_of_those_who_wait_are_not_counted_again(self):
+        rows = [[math.nan, 1.0, 3.0], [2.0, 1.0, 3.0], [math.nan, 1.0, math.nan], [0.5] * 3]
+        loop = scripted(focused(), rows, 6)
+        loop.run()
+        last = loop.history.records[-1].members
+        assert sum(math.isnan(member.score) for member in last) == 1
+        assert loop.history.num_diverged == 3
+
     def test_where_no_other_copy_may_be_born_all_train_again(self):
         rows = [[3.0, 1.0], [3.0, 1.0], [math.nan, 1.0]]
         loop = scripted(focused(), rows, 4, max_births=3)
