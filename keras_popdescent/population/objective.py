@@ -50,7 +50,15 @@ class Objective:
             in front for its value on the validation data.
         direction: `"min"` or `"max"`.
         terms: For an objective of several terms, (name, direction) each: the score is the sum of
-            those to minimise less the sum of those to maximise.
+            those to minimise less the sum of those to maximise. Defaults to none.
+
+    Raises:
+        ObjectiveError: If a name is no word, or a direction neither `"min"` nor `"max"`.
+
+    Example:
+        >>> from keras_popdescent import Objective
+        >>> Objective("val_accuracy", "max").better(0.9, 0.8)
+        True
     """
 
     name: str

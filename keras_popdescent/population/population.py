@@ -89,7 +89,7 @@ class Population:
         initial_weights: Sequence[Any] | None = None,
         deterministic: bool = False,
     ) -> None:
-        check_sizes(size, num_elites)
+        check_sizes(size, num_elites, "size")
         check_strategy(strategy)
         check_seed(seed)
         if not isinstance(blueprint, Blueprint):
@@ -113,7 +113,9 @@ class Population:
         self._initial_weights = initial_weights
         self._history = History(self.objective.name, self.objective.direction)
         self._loop: Loop | None = None
-        self._checkpointed = False
+        # Where the search is saved, and what scores its members, from the first `fit` on.
+        self._directory: Path | None = None
+        self._scoring: ScoringPlan | None = None
 
     @classmethod
     def from_model(
@@ -145,8 +147,9 @@ class Population:
                 Defaults to those two, or to none where the strategy does not mutate a model's own
                 values (`PopDescent.reference()`, `ESGD`).
             initial_weights: `"copied"`: every first member starts with the model's weights;
-                `"fresh"`: with weights of its own. Defaults to `"copied"` for a model (it may be
-                trained already) and `"fresh"` for a function.
+                `"fresh"`: with weights of its own. Defaults to `"copied"` for a model that has
+                weights (it may be trained already) and `"fresh"` for another or a function, which
+                have none to copy.
             objective: See the class.
             executor: See the class.
             seed: See the class.
@@ -154,9 +157,10 @@ class Population:
 
         Raises:
             ModelError: If the model is not compiled, or cannot be cloned.
-            ArgumentError: If `mutate` names what the model has not, or the strategy does not heed.
+            ArgumentError: If `mutate` names what the model has not, or the strategy does not heed;
+                or there are no weights to copy.
         """
-        check_sizes(size, num_elites)
+        check_sizes(size, num_elites, "size")
         check_strategy(strategy)
         check_seed(seed)
         if initial_weights is not None:
@@ -168,9 +172,18 @@ class Population:
             chosen.multipliers,
             chosen.regularization,
         )
-        weights = None
-        if isinstance(model, keras.Model) and model.built and initial_weights != "fresh":
-            weights = model.get_weights()
+        weights = None if initial_weights == "fresh" else weights_of(model)
+        if weights is None and initial_weights == "copied":
+            raise ArgumentError(
+                describe(
+                    "There are no weights to copy.",
+                    'Expected `initial_weights="copied"` beside a model that is built.',
+                    "Call the model on a batch first, or let the function return weights of its "
+                    "own.",
+                    model=model,
+                    initial_weights=initial_weights,
+                )
+            )
         return cls(
             blueprint,
             size,
@@ -212,38 +225,50 @@ class Population:
     ) -> History:
         """Train the population; called again, it goes on where it stopped.
 
+        Called again, it may have other data and another budget; members, the part of the validation
+        data that scores them (`validation_samples`), and whether their weights are averaged and how
+        (`Averaging`) stay as the first call made them.
+
         With a `checkpoint_dir` it goes on in a new process too: the same call, after a crash or
         `kill -9`, continues at the newest snapshot, and ends (on one machine's CPU) with the very
         weights and lineage of a search that was not interrupted. The budget then counts from the
-        first iteration: what is finished returns at once, and goes on under a larger budget.
+        first iteration: what is finished returns at once, and goes on under a larger budget. A
+        population keeps to its directory: all of its calls have the same one, or none.
 
         Args:
             x: Training data in any form that `keras.Model.fit` takes: arrays or nested structures
                 of arrays (samples, ...), a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
                 generator of batches.
-            y: Labels (samples, ...), if `x` does not bring them.
+            y: Labels (samples, ...), if `x` does not bring them. Defaults to None: it does.
             validation_data: (x, y), (x, y, sample_weight), or a data set; scores the members.
-            validation_split: Fraction of the arrays' last samples to use for validation.
+                Defaults to None: `validation_split` is, or there is none.
+            validation_split: Fraction of the arrays' last samples to use for validation. Defaults
+                to 0: none.
             iterations: Number of iterations. Defaults to 20, or to what `epochs` holds.
             batches_per_iteration: Batches a member trains on in each. Defaults to the paper's 128,
                 or fewer where `epochs` would hold fewer than 40 iterations.
             epochs: How many times each slot passes over the data; an alternative to `iterations`.
+                Defaults to None: `iterations` says how long.
             max_gradient_steps: At most so many gradient steps of all members together; alone, it
-                takes the place of `epochs`.
-            max_time: Seconds after which no iteration begins.
+                takes the place of `epochs`. Defaults to None: no limit.
+            max_time: Seconds after which no iteration begins. Defaults to None: no limit.
             batch_size: Samples a batch of arrays. Defaults to 64, the paper's.
             validation_batch_size: Samples a validation batch. Defaults to `batch_size`.
-            validation_steps: Batches to take of the validation data; None for all. A generator
-                that does not end needs it, for it would be read for ever.
-            validation_samples: Size of the random part of the validation data that scores members;
-                None for the strategy's own plan, which by default is all of it.
-            steps_per_epoch: Batches an epoch, where the data set does not know.
-            sample_weight: Weights (samples,).
-            class_weight: Weight by class.
-            shuffle: Whether each epoch has an order of its own.
-            initial_hyperparameters: Values for the first members.
-            observers: Told what happens.
-            verbose: 0 for silence, `"auto"` or 1 for a progress display.
+            validation_steps: Batches to take of the validation data. Defaults to None: all. A
+                generator that does not end needs it, for it would be read for ever.
+            validation_samples: Size of the random part of the validation data that scores members.
+                Defaults to None: the strategy's own plan, which by default is all of it; in a
+                further call, what the first had.
+            steps_per_epoch: Batches an epoch, where the data set does not know. Defaults to None:
+                it knows.
+            sample_weight: Weights (samples,). Defaults to None: all weigh the same.
+            class_weight: Weight by class. Defaults to None: all weigh the same.
+            shuffle: Whether each epoch has an order of its own. Defaults to True.
+            initial_hyperparameters: Values for the first members, a dict each; what they leave out
+                is the strategy's. Defaults to none. A further call without `checkpoint_dir` has no
+                first members.
+            observers: Told what happens. Defaults to none.
+            verbose: 0 for silence, `"auto"` (the default) or 1 for a progress display.
             checkpoint_dir: Directory of this one search's snapshots and history; made if it is not
                 there. Defaults to None: nothing is saved.
             checkpoint_every: Iterations from one snapshot to the next, at least 1. Defaults to
@@ -257,7 +282,10 @@ class Population:
             The history, which is also `population.history`.
 
         Raises:
-            PopDescentError: Before any training, for data, objectives or models that cannot work.
+            PopDescentError: Before any training, for data, objectives, models or arguments that
+                cannot work.
+            ModelError: If models of new members cannot be built, several times in a row.
+            OutOfMemoryError: If the population does not fit into the device's memory.
             DivergedError: If no member is finite for three iterations in a row.
             ProjectError: If the directory is in use, holds another search (the message shows what
                 differs), or cannot be read.
@@ -266,6 +294,7 @@ class Population:
             make_deterministic()
         plan = None
         check_initial(initial_hyperparameters)
+        scoring = scoring_plan(self.strategy, validation_samples)
         known = isinstance(observers, list | tuple)
         if not known or not all(isinstance(observer, Observer) for observer in observers):
             raise ArgumentError(
@@ -274,6 +303,10 @@ class Population:
         if checkpoint_dir is not None:
             check_path("checkpoint_dir", checkpoint_dir)
             plan = CheckpointPlan(checkpoint_dir, checkpoint_every, max_disk_mb)
+        self._check_directory(checkpoint_dir)
+        if self._loop is not None and plan is None:
+            given = None if validation_samples is None else scoring
+            self._check_further(initial_hyperparameters, given)
         data = prepare(
             x, y,
             sample_weight=sample_weight,
@@ -299,16 +332,7 @@ class Population:
             max_time=max_time,
         )
         watching = [*make_display(verbose), *observers]
-        scoring = scoring_plan(self.strategy, validation_samples)
         if plan is not None:
-            if self._loop is not None and not self._checkpointed:
-                raise ArgumentError(
-                    describe(
-                        "The population was trained without checkpoints before.",
-                        "Expected `checkpoint_dir` from the first `fit` on.",
-                        checkpoint_dir=str(checkpoint_dir),
-                    )
-                )
             with Checkpoints(plan) as checkpoints:
                 self._start(data, budget, scoring, initial_hyperparameters, watching, checkpoints)
                 self._started().run()
@@ -316,7 +340,7 @@ class Population:
         if self._loop is None:
             self._start(data, budget, scoring, initial_hyperparameters, watching)
         else:
-            self._loop.go_on(data, budget, watching)
+            self._loop.go_on(data, budget, watching, self._notes(budget))
         self._started().run()
         return self._history
 
@@ -354,7 +378,7 @@ class Population:
             self._history,
             observers,
         )
-        loop.notes = [note for note in (budget.note, self.executor_note) if note]
+        loop.notes = self._notes(budget)
         setup = Setup(
             blueprint=self.blueprint,
             values=loop.first_values(initial),
@@ -369,8 +393,61 @@ class Population:
         if checkpoints is not None:
             restore = checkpoints.attach(loop, search_signature(loop, setup, self.seed), seeds)
         loop.start(setup, restore)
-        self._checkpointed = checkpoints is not None
+        self._directory = (
+            None if checkpoints is None else Path(checkpoints.plan.directory).resolve()
+        )
+        self._scoring = scoring
         self._loop = loop
+
+    def _notes(self, budget: Budget) -> list[str]:
+        return [note for note in (budget.note, self.executor_note) if note]
+
+    def _check_directory(self, directory: str | Path | None) -> None:
+        """Refuse another directory than before: what was trained since would be lost.
+
+        Raises:
+            ArgumentError: Saying which one it was.
+        """
+        given, before = None if directory is None else Path(directory).resolve(), self._directory
+        if self._loop is None or given == before:
+            return
+        if before is None:
+            what = "The population was trained without checkpoints before."
+            expected = "Expected `checkpoint_dir` from the first `fit` on."
+        else:
+            what = "The population was trained with checkpoints in another directory before."
+            expected = f"Expected `checkpoint_dir={str(before)!r}` to go on."
+        raise ArgumentError(
+            describe(
+                what,
+                expected,
+                "Make a new population to begin anew.",
+                checkpoint_dir=None if directory is None else str(directory),
+            )
+        )
+
+    def _check_further(self, initial: Sequence[Values], scoring: ScoringPlan | None) -> None:
+        """Refuse what only the first call can heed; with a directory its search is compared.
+
+        Raises:
+            ArgumentError: Naming the argument.
+        """
+        if initial:
+            raise ArgumentError(
+                describe(
+                    "The population has its first members already.",
+                    "Expected `initial_hyperparameters` in the first `fit` only.",
+                    initial_hyperparameters=list(initial),
+                )
+            )
+        if scoring is not None and scoring != self._scoring:
+            raise ArgumentError(
+                describe(
+                    "`validation_samples` stays as it was: scores are compared with earlier ones.",
+                    "Expected what the first `fit` had, or None.",
+                    validation_samples=scoring.num_samples,
+                )
+            )
 
     @property
     def history(self) -> History:
@@ -397,7 +474,9 @@ class Population:
     def models(self) -> list[keras.Model]:
         """Return all living members as independent, plain, compiled Keras models, best first.
 
-        Each has its member's weights, optimizer state and hyperparameter values.
+        Each has its member's optimizer state, hyperparameter values, and weights: the average of
+        them that the member is scored by, where there is one (`Averaging`, as `PopDescent()` has),
+        or the weights as training left them.
 
         Raises:
             PopDescentError: If nothing was trained yet.
@@ -429,6 +508,13 @@ class Population:
                 describe("The population has not been trained yet.", fix="Call `fit` first.")
             )
         return self._loop
+
+
+def weights_of(model: Any) -> list[Any] | None:
+    """Return a model's weights; None where there are none yet, as of a function that builds one."""
+    if isinstance(model, keras.Model) and model.built:
+        return list(model.get_weights())
+    return None
 
 
 def check_strategy(strategy: Any) -> None:
@@ -506,21 +592,26 @@ def check_initial_names(initial: Sequence[Values], known: Sequence[str]) -> None
         )
 
 
-def check_sizes(size: int, num_elites: int | None) -> None:
+def check_sizes(size: int, num_elites: int | None, name: str = "population_size") -> None:
     """Refuse sizes that cannot be.
+
+    Args:
+        size: The population size.
+        num_elites: How many members stay untouched; None passes.
+        name: What the size is called where it was given.
 
     Raises:
         ArgumentError: If `size` is below 1 or `num_elites` outside 0 ... size.
     """
-    check_whole("population_size", size, none=False)
+    check_whole(name, size, none=False)
     check_whole("num_elites", num_elites, least=0)
     if num_elites is not None and num_elites > size:
+        received: dict[str, Any] = {"num_elites": num_elites, name: size}
         raise ArgumentError(
             describe(
-                "`num_elites` is outside 0 ... population_size.",
+                f"`num_elites` is outside 0 ... {name}.",
                 "It is how many members stay untouched in each iteration.",
-                num_elites=num_elites,
-                population_size=size,
+                **received,
             )
         )
 

@@ -662,3 +662,33 @@ def test_a_start_that_was_cut_off(tmp_path):
     assert len(population.history) == 2
     assert sorted(path.name for path in tmp_path.iterdir())[:2] == ["history.jsonl", "lock"]
     assert not (tmp_path / "writing.tmp").exists()
+
+
+# --- One directory ---------------------------------------------------------------------------
+
+
+def test_a_population_keeps_to_its_directory(tmp_path):
+    population = make()
+    fit(population, tmp_path / "one", iterations=2)
+    for other in (tmp_path / "two", None):
+        with pytest.raises(ArgumentError, match="another directory before.*checkpoint_dir='.*one'"):
+            fit(population, other, checkpoint_every=None)
+    assert not (tmp_path / "two").exists()
+    fit(population, tmp_path / "two" / ".." / "one", iterations=3)
+    assert len(population.history) == 3
+
+
+def test_no_directory_after_training_without(tmp_path):
+    population = make()
+    fit(population, iterations=1, checkpoint_every=None)
+    with pytest.raises(ArgumentError, match="without checkpoints before.*Received: checkpoint_dir"):
+        fit(population, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_call_again_with_first_values(tmp_path):
+    first = {"initial_hyperparameters": [{RATE: 0.03}]}
+    population = make()
+    fit(population, tmp_path, iterations=2, **first)
+    fit(population, tmp_path, iterations=3, **first)
+    assert len(population.history) == 3

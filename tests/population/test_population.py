@@ -123,6 +123,52 @@ def test_fit_goes_on_with_other_data():
     assert min(member.score for member in last.members) == pytest.approx(error, rel=1e-4)
 
 
+def test_a_further_fit_has_notes_of_its_own():
+    population = Population.from_model(build, size=2, num_elites=2, seed=0)
+    fit(population, iterations=None, batches_per_iteration=None, epochs=2, max_time=1e-6)
+    assert any("of 8 in all" in note for note in population._loop.notes)
+    assert any("ended by max_time" in note for note in population._loop.notes)
+    fit(population, iterations=1)
+    assert not any("in all" in note or "max_time" in note for note in population._loop.notes)
+    fit(population, iterations=40, batches_per_iteration=1)
+    assert "weights are not averaged: the search began without averages" in population._loop.notes
+
+
+def test_a_further_fit_refuses_what_it_cannot_heed():
+    population = Population.from_model(build, size=2, num_elites=1, seed=0)
+    fit(population, validation_samples=8)
+    with pytest.raises(ArgumentError, match="first members already.*Received: initial_hyperpara"):
+        fit(population, initial_hyperparameters=[{RATE: 0.1}])
+    with pytest.raises(ArgumentError, match="stays as it was.*Received: validation_samples=9"):
+        fit(population, validation_samples=9)
+    assert len(population.history) == 2
+    fit(population, validation_samples=8)
+    fit(population)
+    assert len(population.history) == 6
+
+
+def test_a_schedule_of_esgd_begins_each_iteration_with_a_new_optimizer():
+    population = Population.from_model(build, 2, 2, strategy=ESGD(num_offspring=1), seed=0)
+    history = fit(population, iterations=4)
+    first = history.schedule(0, until=12)
+    lived = [record.iteration for record in history.iterations() for m in record.members
+             if m.member_id == 0]  # fmt: skip
+    assert len(first) == len(lived)
+    assert {segment.optimizer_state for segment in first} == {"fresh"}
+
+
+def test_a_function_has_no_weights_to_copy():
+    with pytest.raises(ArgumentError, match="no weights to copy.*initial_weights='copied'"):
+        Population.from_model(build, 2, initial_weights="copied")
+
+
+def test_a_model_without_weights_has_none_to_copy():
+    model = keras.Sequential([layers.Dense(2)])
+    model.compile("adam", "mse")
+    with pytest.raises(ArgumentError, match="no weights to copy"):
+        Population.from_model(model, 2, initial_weights="copied")
+
+
 def kernels(population):
     return [model.layers[0].get_weights()[0] for model in population.models()]
 
@@ -330,9 +376,9 @@ def test_a_model_that_was_fitted_before_goes_on_from_there():
 @pytest.mark.parametrize(
     ("size", "num_elites", "message"),
     [
-        (0, None, "`population_size` must be a whole number of at least 1.*population_size=0"),
-        (2.5, None, "`population_size` must be a whole number"),
-        (3, 4, "`num_elites` is outside 0 ... population_size.*num_elites=4, population_size=3"),
+        (0, None, "`size` must be a whole number of at least 1.*size=0"),
+        (2.5, None, "`size` must be a whole number"),
+        (3, 4, "`num_elites` is outside 0 ... size.*num_elites=4, size=3"),
         (3, -1, "`num_elites` must be"),
     ],
 )
