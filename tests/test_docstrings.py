@@ -6,6 +6,11 @@ import importlib
 import pytest
 
 MODULES = [
+    "keras_popdescent.hyperparameters.binding",
+    "keras_popdescent.strategies.space",
+    "keras_popdescent.history.history",
+    "keras_popdescent.history.schedule",
+    "keras_popdescent.population.objective",
     "keras_popdescent.strategies.esgd",
     "keras_popdescent.strategies.popdescent",
     "keras_popdescent.population.population",

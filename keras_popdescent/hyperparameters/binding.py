@@ -18,7 +18,20 @@ from keras_popdescent.hyperparameters.optimizer import optimizer_handles
 def find_handles(model: keras.Model) -> dict[str, Handle]:
     """Return every scalar of a compiled model that can be live, by path.
 
-    Two models of one build function, with the same layers, have the same paths.
+    Two models of one build function, with the same layers, have the same paths. Regularizers and
+    noise layers are found by their very class: a subclass of the user's, whose `call` may compute
+    something else, has none.
+
+    Example:
+        >>> import keras
+        >>> from keras_popdescent import find_handles
+        >>> model = keras.Sequential([
+        ...     keras.layers.Input((4,)), keras.layers.Dropout(0.3), keras.layers.Dense(1)
+        ... ])
+        >>> model.compile(keras.optimizers.SGD(0.01), "mse")
+        >>> handles = find_handles(model)
+        >>> handles["2:Dropout.rate"].static, "optimizer.learning_rate" in handles
+        (0.3, True)
     """
     handles = optimizer_handles(model) + layer_handles(model) + loss_handles(model)
     return {handle.path: handle for handle in handles}

@@ -12,7 +12,7 @@ from keras_popdescent.hyperparameters.handle import AttributeHandle, Handle
 from keras_popdescent.hyperparameters.live_scalar import LiveScalar
 
 _REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
-# class of layer -> the attribute that is its strength; subclasses included
+# class of layer -> the attribute that is its strength; no subclasses: their `call` may be another
 _NOISE_LAYERS = {
     keras.layers.Dropout: "rate",
     keras.layers.SpatialDropout1D: "rate",

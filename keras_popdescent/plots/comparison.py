@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from keras_popdescent.arguments import check_one_of
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.history import History
 from keras_popdescent.operators.fitness import Direction
@@ -72,8 +73,11 @@ def comparison_data(
         direction: `"min"` or `"max"`. Defaults to the histories' own.
 
     Raises:
-        ArgumentError: If there is nothing to draw, or the searches have different objectives.
+        ArgumentError: If there is nothing to draw, the searches have different objectives, or the
+            direction is another word.
     """
+    if direction is not None:
+        check_one_of("direction", direction, get_args(Direction))
     if not searches:
         raise ArgumentError(describe("There is nothing to compare.", searches=searches))
     histories = [h for search in searches.values() for h in _histories(search)]
@@ -133,9 +137,12 @@ def _pairs(name: str, search: object) -> Floats:
 
 
 def _best_so_far(name: str, points: Floats, direction: Direction) -> Floats:
-    points = points[np.isfinite(points[:, 1])]
+    scores = points[:, 1]
+    points = points[np.isfinite(scores)]
     if not len(points):
-        raise ArgumentError(describe(f"`{name}` has no finite score."))
+        raise ArgumentError(
+            describe(f"`{name}` has no finite score.", "Expected at least one.", scores=scores)
+        )
     points = points[np.argsort(points[:, 0], kind="stable")]
     best = (np.minimum if direction == "min" else np.maximum).accumulate(points[:, 1])
     steps, last = np.unique(points[::-1, 0], return_index=True)
@@ -175,7 +182,8 @@ def plot_comparison(
         The figure that was drawn in.
 
     Raises:
-        ArgumentError: If there is nothing to draw, or the searches have different objectives.
+        ArgumentError: If there is nothing to draw, the searches have different objectives, or the
+            direction is another word.
         MissingExtraError: If matplotlib is not installed.
 
     Example:

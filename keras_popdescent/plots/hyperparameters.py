@@ -164,7 +164,7 @@ def _reads_best_on_log_axis(name: str, values: Sequence[float]) -> bool:
 
 
 def plot_hyperparameter_path(history: History, name: str, ax: Axes | None = None) -> Figure:
-    """Draw the values of one hyperparameter over the gradient steps of members' lines.
+    """Draw the values of one hyperparameter over the gradient steps of all members.
 
     A member's value is constant during its life, a thin line; where a child is born, a fainter line
     leads up or down from its parent's value to its own, a dot. The bold line is the schedule of the

@@ -197,7 +197,9 @@ class Averaging:
     Nothing is averaged where no validation data scores the members, where the training is the
     user's own code, or where nobody knows how many iterations there will be (within a `fit` on data
     of unknown length). Closing training (`ClosingPlan`) is scored and exported as it ends. What
-    changes a member's weights from outside begins its average anew.
+    changes a member's weights from outside begins its average anew. n is that of the first call: a
+    population that is trained further, by another `fit` or a resumed search, goes on with the
+    momentum that it began with, or without averages.
 
     Source: averaging of iterates, Polyak and Juditsky, "Acceleration of Stochastic Approximation by
     Averaging", SIAM J. Control Optim. 30(4), 1992; for the averages of networks, Izmailov et al.,

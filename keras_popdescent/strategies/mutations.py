@@ -116,7 +116,8 @@ class ReferenceMutation(Mutation):
     hyperparameters keep their defaults.
 
     Attributes:
-        input_factor: Standard deviation at strength 1, in octaves.
+        input_factor: Standard deviation at strength 1, in octaves, at least 0. Defaults to 15, as
+            in the code.
     """
 
     input_factor: float = 15.0

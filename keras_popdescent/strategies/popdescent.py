@@ -160,11 +160,17 @@ class PopDescent(Strategy):
         """Return Algorithms 1 and 2 as printed.
 
         Args:
-            beta_1: Standard deviation of the weight noise at strength 1.
-            beta_2: Standard deviation of the log-normal factor at strength 1, in decades. The paper
-                prints no number; defaults to the 15 octaves of the authors' code.
-            num_samples: Size of the validation sample common to all members.
+            beta_1: Standard deviation of the weight noise at strength 1, at least 0. Defaults to
+                0.01.
+            beta_2: Standard deviation of the log-normal factor at strength 1, in decades, at least
+                0. The paper prints no number; defaults to the 15 octaves of the authors' code.
+            num_samples: Size of the validation sample common to all members, at least 1. Defaults
+                to None: 1,600, or all where there are fewer.
+
+        Raises:
+            ArgumentError: For an argument that cannot work.
         """
+        check_number("beta_1", beta_1, 0.0, none=False)
         return cls(
             LogNormalMutation() if beta_2 is None else LogNormalMutation(beta_2),
             noise_scale=beta_1,
@@ -193,18 +199,26 @@ class PopDescent(Strategy):
         The model is to be compiled with Adam at the learning rate 0.001, which stays fixed.
 
         Args:
-            passes: Passes over an iteration's batches, the authors' "epochs" (2 for CIFAR-10).
-            num_samples: Validation samples that score a member, its own draw each iteration.
+            passes: Passes over an iteration's batches, the authors' "epochs" (2 for CIFAR-10), at
+                least 1. Defaults to 1.
+            num_samples: Validation samples that score a member, its own draw each iteration, at
+                least 1. Defaults to 640.
             fine_tuning: Training after the last iteration. Defaults to none; Fashion-MNIST:
                 `ClosingPlan(rounds=5, batches=64, batch_size=128)`; CIFAR-10:
                 `ClosingPlan(rounds=3, batches=256, batch_size=64)`.
-            regularization: Which L2 terms the multiplier r applies to: `"first"` as for CIFAR-10,
-                `"unused"` as in the released Fashion-MNIST scripts.
-            noise_kind: `"scalar"`: one number for all weights, as coded; `"gaussian"`: as printed.
-            optimizer_state: `"fresh_slots"`: empty Adam slots under a step counter shared with the
-                parent, as coded; or `"inherit"`, `"fresh"`.
-            input_factor: Standard deviation of the multipliers' mutation at strength 1, in octaves.
+            regularization: Which L2 terms the multiplier r applies to: `"first"` (the default) as
+                for CIFAR-10, `"unused"` as in the released Fashion-MNIST scripts, or `"all"`.
+            noise_kind: `"scalar"` (the default): one number for all weights, as coded;
+                `"gaussian"`: as printed; or another of `NoiseSpec`.
+            optimizer_state: `"fresh_slots"` (the default): empty Adam slots under a step counter
+                shared with the parent, as coded; or another of `Offspring`.
+            input_factor: Standard deviation of the multipliers' mutation at strength 1, in octaves,
+                at least 0. Defaults to 15.
+
+        Raises:
+            ArgumentError: For an argument that cannot work.
         """
+        check_type("fine_tuning", fine_tuning, ClosingPlan, "a `ClosingPlan`")
         return cls(
             ReferenceMutation(input_factor),
             noise_scale=0.01,

@@ -73,8 +73,19 @@ class LogDimension(Dimension):
         name: The hyperparameter's name.
         low: Smallest value, above 0.
         high: Largest value, above `low`.
-        default: The value that the model has by itself.
-        kind: How a change takes effect.
+        default: The value that the model has by itself, low ... high.
+        kind: How a change takes effect: `"live"` (the default), `"rebuild"` or `"structural"`.
+        unbounded: Whether the scale has no natural upper end, so that `LogNormalMutation` heeds no
+            bounds. Defaults to True.
+
+    Raises:
+        ArgumentError: For numbers that are no such interval, or another kind.
+
+    Example:
+        >>> from keras_popdescent import LogDimension
+        >>> rate = LogDimension("learning_rate", low=1e-4, high=1e-2, default=1e-3)
+        >>> rate.to_unit(1e-3), rate.from_unit(0.75)
+        (0.5, 0.0031622776601683794)
     """
 
     name: str
@@ -126,8 +137,11 @@ class LinearDimension(Dimension):
         name: The hyperparameter's name.
         low: Smallest value.
         high: Largest value, above `low`.
-        default: The value that the model has by itself.
-        kind: How a change takes effect.
+        default: The value that the model has by itself, low ... high.
+        kind: How a change takes effect: `"live"` (the default), `"rebuild"` or `"structural"`.
+
+    Raises:
+        ArgumentError: For numbers that are no such interval, or another kind.
     """
 
     name: str
@@ -184,7 +198,20 @@ class SearchSpace:
     """An ordered, immutable collection of dimensions.
 
     Args:
-        dimensions: The dimensions; names must differ.
+        dimensions: The dimensions; names must differ. Defaults to none.
+
+    Raises:
+        ArgumentError: For what is no dimension, or two of the same name.
+
+    Example:
+        >>> from keras_popdescent import LogDimension, SearchSpace
+        >>> from keras_popdescent.strategies.space import LinearDimension
+        >>> space = SearchSpace([
+        ...     LogDimension("learning_rate", 1e-4, 1e-1, default=1e-3),
+        ...     LinearDimension("units", 8, 64, default=16, kind="structural"),
+        ... ])
+        >>> space.names("live"), space.defaults()
+        (['learning_rate'], {'learning_rate': 0.001, 'units': 16})
     """
 
     def __init__(self, dimensions: tuple[Dimension, ...] | list[Dimension] = ()) -> None:

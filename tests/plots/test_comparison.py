@@ -63,6 +63,16 @@ def test_what_cannot_be_compared(searches, words):
         comparison_data(searches, "loss", "min")
 
 
+def test_another_direction(history):
+    with pytest.raises(ArgumentError, match="one of 'min', 'max'. Received: direction='minimum'"):
+        comparison_data({"a": history}, direction="minimum")
+
+
+def test_what_was_received_without_a_finite_score():
+    with pytest.raises(ArgumentError, match=r"Received: scores=array\(\[nan\]\)"):
+        comparison_data({"a": [(1, float("nan"))]}, "loss", "min")
+
+
 def test_different_objectives(history, rates):
     with pytest.raises(ArgumentError, match="common objective"):
         comparison_data({"a": history, "b": rates})

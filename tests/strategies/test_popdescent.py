@@ -190,6 +190,22 @@ def test_reference_starts_from_the_authors_distributions():
     assert all({**member, **defaults} == member for member in members)
 
 
+@pytest.mark.parametrize(
+    ("preset", "name", "value"),
+    [
+        (PopDescent.paper, "beta_1", -1.0),
+        (PopDescent.paper, "beta_2", -1.0),
+        (PopDescent.paper, "num_samples", 0),
+        (PopDescent.reference, "passes", 0),
+        (PopDescent.reference, "fine_tuning", "x"),
+        (PopDescent.reference, "input_factor", -1.0),
+    ],
+)
+def test_errors_of_presets_name_their_own_arguments(preset, name, value):
+    with pytest.raises(ArgumentError, match=f"Received: {name}={value!r}"):
+        preset(**{name: value})
+
+
 @pytest.mark.parametrize("strategy", [PopDescent(), PopDescent.paper()])
 def test_the_other_presets_start_with_the_defaults_and_the_prior(strategy):
     first, *others = strategy.start(20, mixed_space(), np.random.default_rng(0))
