@@ -1,11 +1,13 @@
 """The executor within `model.fit`: the one compiled model is time-sliced among the members.
 
 `fit` drives: it trains whoever is in the model. So there is no `advance` here; the callback hands
-the members' reports to the loop.
+the members' reports to the loop. Memory is twice the members' states towards the end of an
+iteration: where `fit` ends within one, members are put back to where they were scored.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -17,11 +19,12 @@ from keras_popdescent.data import SearchData
 from keras_popdescent.data.batch import Batch
 from keras_popdescent.executors.scoring import ValidationSampler
 from keras_popdescent.executors.stepping import make_stepper
+from keras_popdescent.executors.verify import verify_bindings
 from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.operators.noise import NO_NOISE
 from keras_popdescent.population.blueprint import Blueprint, own_targets
 from keras_popdescent.population.executor import Executor, Report, Setup
-from keras_popdescent.population.live_model import LiveModel
+from keras_popdescent.population.live_model import LiveModel, data_errors
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import (
     MemberState,
@@ -85,6 +88,7 @@ class FitExecutor(Executor):
         self.blueprint = GivenModelBlueprint(model, mutate)
         self._size = size
         self._validation = validation
+        self._batch_size = batch_size
         # What the member in the model has only while it trains.
         self._annealing = ExitStack()
         score_seed, self._seeds = seed.spawn(2)
@@ -106,6 +110,7 @@ class FitExecutor(Executor):
         )
         self._stepper = make_stepper(self.live.model)
         self.live.compile_averages(self._stepper.compiled)
+        self._verify(first)
         self._loaded: Any = None
         self._fresh = capture(self.live)
         self._values = [dict(values) for values in setup.values]
@@ -121,12 +126,34 @@ class FitExecutor(Executor):
             )
             for seed in self._seeds.spawn(self._size)
         ]
+        self._complete = (list(self._states), set(self._newborn))
+
+    def _verify(self, values: Values) -> None:
+        """See that live hyperparameters act, on validation samples: others there are none yet."""
+        batch = self._first_batch()
+        if not batch:
+            return
+
+        def train(num_steps: int) -> None:
+            for _ in range(num_steps):
+                self._stepper.train_batch(batch)
+
+        try:
+            verify_bindings(self.live, self._stepper, values, train)
+        except data_errors() as error:
+            warnings.warn(
+                "Nobody has tried whether the hyperparameters that are mutated act on this model: "
+                f"its `train_step` does not take the validation data ({type(error).__name__}: "
+                f"{str(error)[:200]}).",
+                stacklevel=2,
+            )
 
     def _first_batch(self) -> Batch:
         """Return validation samples to build metrics on: `fit` leaves that to its first trace."""
         if self._validation is None or isinstance(self._validation, list):
             return () if self._validation is None else self._validation[0]
-        batch: Batch = keras.tree.map_structure(lambda array: array[:8], self._validation)
+        size = self._batch_size
+        batch: Batch = keras.tree.map_structure(lambda array: array[:size], self._validation)
         return batch
 
     def swap_in(self, slot: int, fresh_optimizer: bool = False, rate_factor: float = 1.0) -> None:
@@ -152,8 +179,14 @@ class FitExecutor(Executor):
         self._states[slot] = capture(self.live)
 
     def next_iteration(self) -> None:
-        """Draw the validation sample of the coming iteration."""
+        """Draw the validation sample of the coming iteration; all members are complete."""
+        self._complete = (list(self._states), set(self._newborn))
         self._sampler.next_iteration()
+
+    def put_back(self) -> None:
+        """Give all members the states that they had when the iteration under way began."""
+        self._annealing.close()
+        self._states, self._newborn = self._complete
 
     def score(self, slot: int) -> dict[str, float]:
         """Return what the member in the model reports on the validation data."""

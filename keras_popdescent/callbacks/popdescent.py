@@ -47,6 +47,14 @@ class PopDescentCallback(keras.callbacks.Callback):
     The metrics that `fit` shows are those of the member that is training. Callbacks that watch a
     validation metric of `fit` watch whichever member is in the model.
 
+    The model holds members as they were scored: what one has trained since, when `fit` ends within
+    an iteration, is left out (but where not one iteration is complete).
+
+    Before the first batch two steps are tried on validation samples under two values of each
+    hyperparameter that is mutated; one that changes nothing is a `BindingError`. Without
+    `validation_data` nobody sees it: a callback is shown no training data. A custom `train_step` or
+    `compute_loss` that leaves out the penalties then makes mutations of `"l2"` void.
+
     Args:
         population_size: Number of members, at least 1. Defaults to 5.
         num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
@@ -65,12 +73,14 @@ class PopDescentCallback(keras.callbacks.Callback):
         objective: What scores a member, or (name, direction). Defaults to `"val_loss"`, or, without
             validation data, to `"loss"`: the mean over a member's turn.
         strategy: Decides who is replaced. Defaults to `PopDescent()`. Its plan of training batches
-            has no effect: the batches are those of `fit`.
+            has no effect: the batches are those of `fit`. One with closing training is refused, and
+            so is one that scales the loss (`PopDescent.reference()`).
         seed: Seed of selection, mutation and dropout; None for another one each time.
         verbose: 0 for silence, 1 or `"auto"` for a progress display (use `fit(verbose=0)` with it).
 
     Raises:
         ArgumentError: For an argument that cannot work.
+        BindingError: In `fit`, for a hyperparameter that has no effect on the train step.
 
     Example:
         >>> import keras, numpy as np
@@ -115,14 +125,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self.batches_per_iteration = batches_per_iteration
         self.strategy = PopDescent() if strategy is None else strategy
         self.mutate = check_mutate(mutate, self.strategy)
-        if self.strategy.multipliers:
-            raise ArgumentError(
-                describe(
-                    "The strategy scales the loss, which a callback cannot do.",
-                    fix="Use `Population.from_model` for it.",
-                    strategy=self.strategy.get_config(),
-                )
-            )
+        _check_fits(self.strategy)
         self._validation = prepare_validation(validation_data)
         if objective is None:
             objective = "loss" if validation_data is None else "val_loss"
@@ -159,8 +162,16 @@ class PopDescentCallback(keras.callbacks.Callback):
         return dict(self._running().best().values)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Make the model live, and give every member its state."""
+        """Forget an earlier `fit`."""
         self._loop, self._finished = None, False
+        self._first_epoch: int | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Before the first epoch, make the model live, and give every member its state."""
+        if self._first_epoch is not None:
+            return
+        # Not known sooner: `fit(initial_epoch=...)` leaves out those before.
+        self._first_epoch = epoch
         if self.model.built or self._validation is not None:
             self._start()
 
@@ -245,7 +256,10 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._finished = True
         loop = self._loop
         sync_from_fit(self.model)
-        self._executor.swap_out(self._slot)
+        if loop.iteration:
+            self._executor.put_back()
+        else:
+            self._executor.swap_out(self._slot)
         best = loop.best()
         self._executor.export(best.values, best.state)
         self._executor.live.detach()
@@ -279,7 +293,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         if not epochs or not steps:
             return self.batches_per_iteration or PAPER_BATCHES, ENDLESS
         # Each member's share of the batches that `fit` has.
-        share = int(epochs) * int(steps) // self.population_size
+        epochs_left = int(epochs) - (self._first_epoch or 0)
+        share = epochs_left * int(steps) // self.population_size
         few = min(PAPER_BATCHES, max(share // MIN_ITERATIONS, 1))
         turn = self.batches_per_iteration or few
         if share < turn:
@@ -301,3 +316,14 @@ class PopDescentCallback(keras.callbacks.Callback):
                 describe("The callback has not been used yet.", fix="Pass it to `model.fit`.")
             )
         return self._loop
+
+
+def _check_fits(strategy: Strategy) -> None:
+    """Refuse a strategy that asks for what cannot be done within `fit`."""
+    fix = "Use `Population.from_model` for it."
+    if strategy.multipliers:
+        what = "The strategy scales the loss, which a callback cannot do."
+        raise ArgumentError(describe(what, fix=fix, strategy=strategy.get_config()))
+    if strategy.closing.rounds:
+        what = "The strategy trains on after the last iteration, when `fit` is over."
+        raise ArgumentError(describe(what, "Expected no rounds.", fix, closing=strategy.closing))

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -83,11 +84,14 @@ class SequentialExecutor(Executor):
         self._counters: dict[int, Any] = {}
         # Slots whose values are not in their state yet: they are written when it is first used.
         self._newborn: set[int] = set()
+        # Structures whose live hyperparameters were seen to act.
+        self._verified: set[Hashable] = set()
         for slot, values in enumerate(self._values):
             self._states.append(self._first_state(slot, values))
         self._check_validation()
         self._check_objective()
-        verify_bindings(self._stage(self._values[0]), setup)
+        for values in self._values:
+            self._verify(self._stage(values), values)
         self._resident = None
 
     def advance(
@@ -385,10 +389,33 @@ class SequentialExecutor(Executor):
             # that was resumed may build its models in another order.
             batch = setup.data.training.first_batch()
             live = LiveModel(setup.blueprint, values, 0, batch, ema_momentum=setup.ema_momentum)
-            self._stages[key] = _Stage(live, capture(live))
+            stage = _Stage(live, capture(live))
+            self._verify(stage, values)
+            self._stages[key] = stage
             self._drop_idle_models(keep=key)
         self._stages.move_to_end(key)
         return self._stages[key]
+
+    def _verify(self, stage: _Stage, values: Values) -> None:
+        """See once a structure that its live hyperparameters act; no stream of data moves."""
+        key = self._setup.blueprint.structure_key(values)
+        if key not in self._verified:
+            train = partial(self._train_first_samples, stage, values)
+            verify_bindings(stage.live, stage.stepper, values, train)
+            self._verified.add(key)
+
+    def _train_first_samples(self, stage: _Stage, values: Values, num_steps: int) -> None:
+        training = self._setup.data.training
+        if not isinstance(training, ArrayBatches):
+            for _ in range(num_steps):
+                stage.stepper.train_batch(training.first_batch())
+            return
+        if stage.training is None:
+            stage.training = stage.stepper.load(training.arrays)
+        # A member's own size is what will be compiled for its training.
+        size = min(int(values.get(BATCH_SIZE, training.batch_size)), training.num_samples)
+        rows = np.arange(num_steps * size, dtype=np.int32) % training.num_samples
+        stage.stepper.train_indices(stage.training, [rows.reshape(num_steps, size)])
 
     def _drop_idle_models(self, keep: Hashable) -> None:
         in_use = {self._setup.blueprint.structure_key(values) for values in self._values}

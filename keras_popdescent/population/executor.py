@@ -100,8 +100,10 @@ class Report:
 class Executor(ABC):
     """Trains, scores and rewrites the members of one population.
 
-    The order of calls: `start`, then any number of `advance`, `try_out` and `apply`, then `close`.
-    `advance` trains and scores in one go, so that a member has to be put into its model only once.
+    The order of calls: `start`, then any number of `advance`, `try_out` and `apply`. `advance`
+    trains and scores in one go, so that a member has to be put into its model only once. Members
+    can go on and be exported for as long as their population lives, so nothing here calls `close`:
+    it is for those who want the memory before that.
 
     Attributes:
         anneals: Whether `advance` heeds `rate_factor`. Where it does not, the loop passes and
@@ -210,4 +212,4 @@ class Executor(ABC):
         """Take back what `snapshot` returned, after `start` with the same setup."""
 
     def close(self) -> None:  # noqa: B027
-        """Release models and data."""
+        """Release models and data; what was captured can still be exported."""

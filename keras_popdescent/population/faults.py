@@ -90,6 +90,9 @@ class BuildWatch:
             except PopDescentError:
                 raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    # A new model is tried out, too.
+                    raise
                 self._count(child.values, error)
                 child = replace(child, values=dict(parents[child.parents[0]]))
             able.append(child)

@@ -334,7 +334,7 @@ def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
             # Eager, so that nothing is traced or compiled for it. `test_on_batch` on PyTorch would
             # give the loss the labels as they are, which is not what a step does.
             model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
-    except _data_errors() as error:
+    except data_errors() as error:
         raise DataError(
             describe(
                 f"The model does not take the {what}.",
@@ -358,7 +358,7 @@ def keep_shared_arrays(model: keras.Model) -> None:
             variable.assign(keras.ops.copy(keras.ops.convert_to_tensor(variable)))
 
 
-def _data_errors() -> tuple[type[Exception], ...]:
+def data_errors() -> tuple[type[Exception], ...]:
     """Return what a model raises that does not take its data."""
     errors = (ValueError, TypeError, KeyError, IndexError)
     if keras.backend.backend() == "torch":

@@ -18,6 +18,7 @@ from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Setup
 from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.seeding import borrowed_globals
+from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import Dimension, Values
 
 # So many samples of each array are looked at.
@@ -42,6 +43,7 @@ def search_signature(loop: Loop, setup: Setup, seed: int | None) -> dict[str, An
             "scoring": asdict(setup.scoring),
             "closing": asdict(loop.strategy.closing),
             "keep_best": loop.strategy.keep_best,
+            **_phases(loop.strategy),
         },
         "space": {dimension.name: _dimension(dimension) for dimension in loop.space},
         "model": _model(setup.blueprint, setup.values[0]),
@@ -52,6 +54,16 @@ def search_signature(loop: Loop, setup: Setup, seed: int | None) -> dict[str, An
         "executor": type(loop.executor).__name__,
     }
     return dict(json.loads(json.dumps(found, default=_text)))
+
+
+def _phases(strategy: Strategy) -> dict[str, Any]:
+    """Describe what a strategy has besides its plans; what it has not is left out."""
+    phases = {
+        "annealing": strategy.annealing,
+        "focus": strategy.focus,
+        "averaging": strategy.averaging,
+    }
+    return {name: asdict(phase) for name, phase in phases.items() if phase is not None}
 
 
 def _dimension(dimension: Dimension) -> dict[str, Any]:

@@ -40,13 +40,20 @@ class Offspring:
         parents: Slots of the parents before the replacement. The child starts from the weights of
             the only parent, or from the mean of the parents' weights.
         values: The child's hyperparameter values.
-        weight_noise: Noise added to the child's trainable weights.
+        weight_noise: Noise added to the child's trainable weights. Defaults to none.
         optimizer_state: `"inherit"` the first parent's; `"restart"`: slots as just built under a
             copy of the first parent's step counter; `"fresh"`, all as just built; `"fresh_slots"`:
             as `"restart"`, but parent and child go on sharing one counter (the authors' code).
-        strength: How hard the child was mutated, for the record.
+            Within `PopDescentCallback`, and where the training code is the user's own, no counter
+            is shared: there it is `"restart"`. Defaults to `"inherit"`.
+        strength: How hard the child was mutated, for the record. Defaults to 0.
         score: The child's score, where it was tried out before its birth; see
-            `Strategy.candidates`.
+            `Strategy.candidates`. Defaults to None.
+
+    Example:
+        >>> child = Offspring(slot=2, parents=(0,), values={"learning_rate": 0.02})
+        >>> child.optimizer_state, child.weight_noise.is_zero
+        ('inherit', True)
     """
 
     slot: int
@@ -66,11 +73,21 @@ class TrainingPlan:
         batches: `"own"`: every slot has a shuffled stream of its own. `"common"`: in an iteration
             all members see the same batches (arXiv 2310.14671, Algorithm 1, line 2). `"subset"`:
             every slot draws its own random subset each iteration and passes over it in fixed order
-            (the authors' code).
-        passes: How many times an iteration passes over its batches (the authors' "epochs"); an
-            iteration has `passes * batches_per_iteration` gradient steps.
+            (the authors' code). Defaults to `"own"`.
+        passes: How many times an iteration passes over its batches (the authors' "epochs"), at
+            least 1; an iteration has `passes * batches_per_iteration` gradient steps. Defaults
+            to 1.
         fresh_optimizer: Whether every member begins every iteration with an optimizer as just
-            built, with its own values (evolutionary stochastic gradient descent).
+            built, with its own values (evolutionary stochastic gradient descent). Defaults to
+            False.
+
+    Raises:
+        ArgumentError: For another word, or a number that is not whole or below 1.
+
+    Example:
+        >>> from keras_popdescent import PopDescent
+        >>> PopDescent(training=TrainingPlan("common", passes=2)).training
+        TrainingPlan(batches='common', passes=2, fresh_optimizer=False)
     """
 
     batches: Literal["own", "common", "subset"] = "own"
@@ -89,9 +106,18 @@ class ScoringPlan:
 
     Attributes:
         sample: `"whole"`: all of it. `"common"`: a random part, the same for all members, drawn
-            anew each iteration. `"own"`: a random part for each member.
-        num_samples: Size of the random part; None leaves it to the population (1,600, or all where
-            there are fewer).
+            anew each iteration. `"own"`: a random part for each member. Defaults to `"whole"`.
+        num_samples: Size of the random part, at least 1; all where there are fewer. Defaults to
+            None: 1,600. It has no meaning beside `"whole"`.
+
+    Raises:
+        ArgumentError: For another word, a number that is not whole or below 1, or a number beside
+            `"whole"`.
+
+    Example:
+        >>> from keras_popdescent import PopDescent
+        >>> PopDescent(scoring=ScoringPlan("common", num_samples=500)).scoring.num_samples
+        500
     """
 
     sample: Literal["whole", "common", "own"] = "whole"
@@ -100,17 +126,38 @@ class ScoringPlan:
     def __post_init__(self) -> None:
         check_one_of("sample", self.sample, ("whole", "common", "own"))
         make_whole(self, ["num_samples"], nullable=["num_samples"])
+        if self.sample == "whole" and self.num_samples is not None:
+            raise ArgumentError(
+                describe(
+                    "`num_samples` is the size of a random part, and the whole is not one.",
+                    "Expected `sample='common'` or `'own'` beside it.",
+                    sample=self.sample,
+                    num_samples=self.num_samples,
+                )
+            )
 
 
 @dataclass(frozen=True)
 class ClosingPlan:
     """Training after the last iteration, without selection (the authors' "fine-tuning").
 
+    All members train on, and are scored once more at the end. `PopDescentCallback` refuses it:
+    there `fit` says how long the training is.
+
     Attributes:
-        rounds: Rounds of training, each on new batches; 0 for none.
-        batches: Batches a round; None for the population's `batches_per_iteration`.
-        batch_size: Samples a batch; None for the population's own.
-        passes: How many times a round passes over its batches.
+        rounds: Rounds of training, each on new batches, at least 0. Defaults to 0: none.
+        batches: Batches a round, at least 1. Defaults to None: the population's
+            `batches_per_iteration`.
+        batch_size: Samples a batch, at least 1. Defaults to None: the population's own.
+        passes: How many times a round passes over its batches, at least 1. Defaults to 1.
+
+    Raises:
+        ArgumentError: For a number that is not whole or out of its range.
+
+    Example:
+        >>> from keras_popdescent import PopDescent
+        >>> PopDescent(closing=ClosingPlan(rounds=5, batches=64, batch_size=128)).closing
+        ClosingPlan(rounds=5, batches=64, batch_size=128, passes=1)
     """
 
     rounds: int = 0
@@ -264,6 +311,13 @@ class Focus:
 
     Raises:
         ArgumentError: For a number outside of its range.
+
+    Example:
+        >>> from keras_popdescent import PopDescent
+        >>> PopDescent(focus=Focus(begin=0.75, patience=None)).focus
+        Focus(begin=0.75, patience=None)
+        >>> PopDescent(focus=None).focus is None
+        True
     """
 
     begin: float = 0.5
@@ -343,14 +397,14 @@ class Strategy(ABC):
     no more members are born than allowed.
 
     Attributes:
-        training: Which batches members train on.
-        scoring: Which validation data scores them.
-        closing: Training after the last iteration.
-        annealing: The common factor on the members' learning rates; None for none.
-        focus: The phase in which the best model trains on alone; None for none.
-        averaging: The moving average of weights that members are scored by; None for none.
-        keep_best: Whether the result of a search is the best member ever seen on validation (True)
-            or the fittest at the end (False).
+        training: Which batches members train on. Defaults to `TrainingPlan()`.
+        scoring: Which validation data scores them. Defaults to `ScoringPlan()`.
+        closing: Training after the last iteration. Defaults to `ClosingPlan()`.
+        annealing: The common factor on the members' learning rates. Defaults to None: none.
+        focus: The phase in which the best model trains on alone. Defaults to None: none.
+        averaging: The moving average of weights that members are scored by. Defaults to None: none.
+        keep_best: Whether the result of a search is the best member ever seen on validation (True,
+            the default) or the fittest at the end (False).
         multipliers: Names of built-in live multipliers that the strategy needs besides the user's
             search space: `"loss_scale"`, `"l2_scale"`.
         regularization: Which penalty terms `"l2_scale"` applies to.

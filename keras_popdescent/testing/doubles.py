@@ -83,7 +83,9 @@ class Advance:
 
 
 class ScriptedExecutor(Executor):
-    """An executor whose members score what a script says; it fulfils the whole contract.
+    """An executor whose members score what a script says; it fulfils the rest of the contract.
+
+    It averages no weights (`averages` is False), since no weights decide on a score.
 
     A member's state is `MemberState((weight,), (steps,))`. The first members' weights are their
     slot numbers, so that a weight tells where its line comes from; a child has the mean of its
@@ -110,6 +112,8 @@ class ScriptedExecutor(Executor):
         >>> [birth.slot for birth in loop.history.records[1].births], loop.best().score
         ([1], 0.3)
     """
+
+    averages = False
 
     def __init__(
         self, scores: Scores, candidate_scores: Callable[[Offspring], float] | None = None

@@ -31,6 +31,7 @@ from keras_popdescent.strategies.space import Values
 
 RATE, L2, DROPOUT = "popdescent/learning_rate", "popdescent/l2", "4:Dropout.rate"
 NUM_SAMPLES, BATCH_SIZE, STEPS = 44, 8, 6  # an epoch is five batches of 8 and one of 4
+MOMENTUM = 0.5  # of the averages of weights: after two iterations, their mean
 FIRST_VALUES: tuple[Values, ...] = (
     {RATE: 0.01, L2: 0.001, DROPOUT: 0.25},
     {RATE: 0.02, L2: 0.01, DROPOUT: 0.5},
@@ -104,11 +105,11 @@ class ExecutorConformance:
         executor.start(self.make_setup(**changes))
         return executor
 
-    def started(self, shuffle: bool = True) -> Executor:
+    def started(self, shuffle: bool = True, ema_momentum: float | None = None) -> Executor:
         """Return an executor that the tests share, for time, as it was when it was started."""
-        key = (type(self), shuffle)
+        key = (type(self), shuffle, ema_momentum)
         if key not in _SHARED:
-            executor = self.start(shuffle=shuffle)
+            executor = self.start(shuffle=shuffle, ema_momentum=ema_momentum)
             _SHARED[key] = (executor, executor.snapshot())
         executor, snapshot = _SHARED[key]
         executor.restore(snapshot)
@@ -590,6 +591,103 @@ class ExecutorConformance:
         predicted = executor.export(FIRST_VALUES[1], executor.capture(1)).predict(x, verbose=0)
         np.testing.assert_allclose(report.score, np.mean(np.square(predicted - y)), rtol=1e-4)
 
+    # --- Averages of weights -------------------------------------------------------------------
+    # An executor whose `averages` is False is never asked for them, and passes.
+
+    def test_members_are_scored_and_exported_with_the_averages_of_their_weights(self) -> None:
+        """The average moves once an iteration that is scored; training never sees it."""
+        executor, plain = self.started(ema_momentum=MOMENTUM), self.started()
+        if not executor.averages:
+            return
+        path = []
+        for _ in range(2):
+            executor.advance([0, 1, 2], STEPS - 1)
+            plain.advance([0, 1, 2], STEPS - 1)
+            path.append([_own(plain.capture(slot)) for slot in range(3)])
+        for each in (executor, plain):
+            # Not scored, so not averaged.
+            each.advance([0, 1, 2], 1, score=False)
+        x, y = make_data()["validation_data"]
+        reports = executor.advance([0, 1, 2], STEPS)
+        plain.advance([0, 1, 2], STEPS)
+        for slot, report in enumerate(reports):
+            state, last = executor.capture(slot), _own(plain.capture(slot))
+            _assert_close(_own(state), last, 10.0 * self.tolerance)
+            model = executor.export(FIRST_VALUES[slot], state)
+            mean = [(a + b) / 2.0 for a, b in zip(path[0][slot], path[1][slot], strict=True)]
+            expected = [(a + b) / 2.0 for a, b in zip(mean, last, strict=True)]
+            _assert_close(model.get_weights(), expected, 10.0 * self.tolerance)
+            error = np.mean(np.square(model.predict(x, verbose=0) - y))
+            np.testing.assert_allclose(report.score, error, rtol=1e-4)
+
+    def test_averages_can_begin_anew(self) -> None:
+        """Until they are moved, and right after the next move, the weights count as they are."""
+        executor = self.started(ema_momentum=MOMENTUM)
+        if not executor.averages:
+            return
+        executor.advance([0, 1], STEPS)
+        executor.begin_averages([1])
+        for steps in (0, STEPS):
+            if steps:
+                executor.advance([0, 1], steps)
+            state = executor.capture(1)
+            model = executor.export(FIRST_VALUES[1], state)
+            _assert_close(model.get_weights(), _own(state), self.tolerance)
+        other = executor.capture(0)
+        averaged = executor.export(FIRST_VALUES[0], other).get_weights()
+        assert np.any(averaged[0] != _own(other)[0])
+
+    def test_the_averages_of_a_child_go_on_from_its_parents(self) -> None:
+        """Whatever its optimizer does; of several parents', the mean, where weights are trained."""
+        executor = self.started(ema_momentum=MOMENTUM)
+        if not executor.averages:
+            return
+        for _ in range(2):
+            executor.advance([0, 1, 2], STEPS)
+        first, second = (self._averages(executor, slot) for slot in (0, 1))
+        values = dict(FIRST_VALUES[0])
+        executor.apply([Offspring(2, (0,), values, optimizer_state="fresh")])
+        _assert_close(self._averages(executor, 2), first, self.tolerance)
+        executor.apply([Offspring(2, (0, 1), values)])
+        for index, array in enumerate(self._averages(executor, 2)):
+            mean = (first[index] + second[index]) / 2.0
+            expected = first[index] if index in (4, 5) else mean
+            np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
+
+    def test_averages_are_a_part_of_the_state(self) -> None:
+        """A snapshot has them, and so has what is revived."""
+        executor = self.started(ema_momentum=MOMENTUM)
+        if not executor.averages:
+            return
+        for _ in range(2):
+            executor.advance([0, 1, 2], STEPS)
+        state, averages = executor.capture(0), self._averages(executor, 0)
+        snapshot = executor.snapshot()
+        executor.advance([0, 1, 2], STEPS)
+        if executor.focuses:
+            executor.revive(Offspring(1, (), dict(FIRST_VALUES[0])), state)
+            _assert_close(self._averages(executor, 1), averages, self.tolerance)
+        executor.restore(snapshot)
+        _assert_close(self._averages(executor, 0), averages, self.tolerance)
+
+    def test_a_visitor_that_changes_weights_begins_their_average_anew(self) -> None:
+        """One that only looks does not."""
+        executor = self.started(ema_momentum=MOMENTUM)
+        if not executor.averages:
+            return
+        for _ in range(2):
+            executor.advance([0, 1], STEPS)
+        before = self._averages(executor, 0)
+        executor.visit(0, lambda model: None)
+        _assert_close(self._averages(executor, 0), before, self.tolerance)
+        zeros = np.zeros(before[0].shape)
+        executor.visit(1, lambda model: model.trainable_variables[0].assign(zeros))
+        _assert_close(self._averages(executor, 1), _own(executor.capture(1)), self.tolerance)
+
+    def _averages(self, executor: Executor, slot: int) -> Arrays:
+        """Return what a member's exported model has for weights."""
+        return list(executor.export(FIRST_VALUES[0], executor.capture(slot)).get_weights())
+
     # --- Hooks ---------------------------------------------------------------------------------
 
     def test_hooks_are_told_about_each_member(self) -> None:
@@ -648,8 +746,10 @@ class _Listening:
         return self._stop_after is not None and self.heard.count(f"done {slot}") >= self._stop_after
 
 
-# (suite, whether the data is shuffled) -> an executor, and its state when it was started
-_SHARED: dict[tuple[type[ExecutorConformance], bool], tuple[Executor, dict[str, Any]]] = {}
+# (suite, whether the data is shuffled, momentum) -> an executor, and its state at the start
+_SHARED: dict[
+    tuple[type[ExecutorConformance], bool, float | None], tuple[Executor, dict[str, Any]]
+] = {}
 
 
 def _array(tensor: Any) -> np.ndarray[Any, Any]:

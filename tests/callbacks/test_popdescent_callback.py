@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescent, PopDescentCallback
-from keras_popdescent.errors import ArgumentError, PopDescentError
-from keras_popdescent.strategies import UnitMutation
+from keras_popdescent.callbacks import fit_executor
+from keras_popdescent.errors import ArgumentError, BindingError, PopDescentError
+from keras_popdescent.strategies import Annealing, ClosingPlan, UnitMutation
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +104,16 @@ def test_custom_train_step_is_traced_once(data):
         3, 1, 4, mutate=("learning_rate", "l2", "2:Dropout.rate"),
         validation_data=data[2:], seed=0,
     )  # fmt: skip
-    fit(model, callback, data)
+    traces = []
+    # Before its first batch, the step is traced once more to see that the values act.
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: traces.append(model.traces)
+    )
+    model.fit(data[0], data[1], batch_size=32, epochs=20, verbose=0, callbacks=[callback, count])
     births = callback.history.births().values()
     assert len({birth.values["2:Dropout.rate"] for birth in births}) > 3
     if keras.backend.backend() != "torch":  # which traces nothing
-        assert model.traces == 1
+        assert model.traces == traces[0] + 1 <= 2
     assert isinstance(model.dropout.rate, float)
     assert model.dropout.rate == pytest.approx(callback.best_values()["2:Dropout.rate"])
 
@@ -201,6 +207,141 @@ def test_metrics_of_fit_survive_the_scoring(data):
     assert all(math.isfinite(logs["loss"]) and 0 <= logs["accuracy"] <= 1 for logs in Watch.logs)
 
 
+class NoPenalties(keras.Sequential):
+    """Leaves the penalties, which are in `self.losses`, out of its loss."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean(
+            keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        )
+
+
+def unpenalised():
+    penalty = keras.regularizers.L2(1e-3)
+    layers = [
+        keras.layers.Dense(16, activation="relu", kernel_regularizer=penalty),
+        keras.layers.Dense(3),
+    ]
+    return compiled(NoPenalties([keras.layers.Input((8,)), *layers]))
+
+
+@pytest.mark.backend
+def test_a_value_that_does_not_act_is_found_before_the_first_batch(data):
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    with pytest.raises(BindingError, match="`popdescent/l2` is said to be live"):
+        fit(unpenalised(), callback, data)
+    callback = PopDescentCallback(
+        3, 1, 4, mutate=["learning_rate"], validation_data=data[2:], seed=0
+    )
+    fit(unpenalised(), callback, data, epochs=3)
+
+
+def test_trying_it_trains_nothing(data, monkeypatch):
+    weights = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+        model = compiled()
+        fit(model, callback, data, epochs=6)
+        weights.append(model.get_weights())
+        monkeypatch.setattr(fit_executor, "verify_bindings", lambda *arguments: None)
+    for tried, untried in zip(*weights, strict=True):
+        np.testing.assert_array_equal(tried, untried)
+
+
+def test_a_train_step_that_takes_other_data_than_scores_is_not_tried(data):
+    class Autoencoder(keras.Sequential):
+        """Trains without labels, and is scored with some."""
+
+        def train_step(self, x):
+            if isinstance(x, tuple) and len(x) == 2:
+                raise ValueError("no labels, please")
+            return super().train_step((x, x))
+
+        def test_step(self, samples):
+            return super().test_step((samples[0], samples[0]))
+
+    model = Autoencoder([keras.layers.Input((8,)), keras.layers.Dense(8)])
+    model.compile("adam", "mse")
+    batches = [data[0][i : i + 32] for i in range(0, 256, 32)]
+    callback = PopDescentCallback(2, 1, 2, mutate=["learning_rate"], validation_data=data[2:])
+    with pytest.warns(UserWarning, match="Nobody has tried .* no labels, please"):
+        model.fit(Listed(batches), epochs=2, verbose=0, callbacks=[callback])
+    assert len(callback.history) == 4
+
+
+class Listed(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def validation_loss(model, data):
+    logits = model.predict(data[2], verbose=0)
+    return float(keras.ops.mean(
+        keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
+    ))  # fmt: skip
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("stop_after", [None, 45])
+def test_the_fittest_at_the_end_is_as_it_was_scored(data, stop_after):
+    """Batches that are left over, or an iteration that was cut off, train nobody for good."""
+
+    class Stop(keras.callbacks.Callback):
+        seen = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            Stop.seen += 1
+            self.model.stop_training = Stop.seen == stop_after
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = stop_after is not None and Stop.seen >= stop_after
+
+    strategy = PopDescent(UnitMutation(0.0), focus=None, averaging=None, keep_best=False)
+    # 2 members, 5 batches: 8 iterations of 10 in 88 batches, and 8 batches are left.
+    callback = PopDescentCallback(2, 2, 5, strategy=strategy, validation_data=data[2:], seed=0)
+    model = compiled()
+    model.fit(data[0], data[1], batch_size=32, epochs=11, verbose=0, callbacks=[callback, Stop()])
+    last = callback.history.iterations()[-1].members
+    assert validation_loss(model, data) == pytest.approx(min(m.score for m in last), rel=1e-4)
+
+
+def test_a_fit_without_a_whole_iteration_keeps_what_it_trained(data):
+    callback = PopDescentCallback(2, 1, 128, validation_data=data[2:], seed=0)
+    model = compiled()
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="Nobody will be replaced"):
+        fit(model, callback, data, epochs=1)
+    assert np.any(before[0] != model.get_weights()[0])
+
+
+def test_epochs_that_are_left_out_are_not_planned(data):
+    strategy = PopDescent(UnitMutation(0.0), focus=None, annealing=Annealing())
+    callback = PopDescentCallback(2, 1, 4, strategy=strategy, validation_data=data[2:], seed=0)
+    compiled().fit(data[0], data[1], batch_size=32, initial_epoch=10, epochs=20, verbose=0,
+                   callbacks=[callback])  # fmt: skip
+    factors = [record.rate_factor for record in callback.history.iterations()]
+    assert len(factors) == 10
+    assert factors == pytest.approx([Annealing().factor(i / 10) for i in range(10)])
+    # In 10 iterations, an eighth of them is the mean of little more than one.
+    assert callback.history.records[0].ema_momentum == pytest.approx(0.2)
+
+
+def test_epochs_that_are_left_out_of_a_model_without_weights(data):
+    callback = PopDescentCallback(2, 1, 4, seed=0)
+    compiled(Counting()).fit(data[0], data[1], batch_size=32, initial_epoch=10, epochs=20,
+                             verbose=0, callbacks=[callback])  # fmt: skip
+    assert callback._running().settings.iterations == 10
+    assert len(callback.history) == 9
+
+
 class TestBadInput:
     def test_sizes(self):
         with pytest.raises(ArgumentError, match="num_elites"):
@@ -227,6 +368,11 @@ class TestBadInput:
     def test_strategy_that_scales_the_loss(self):
         with pytest.raises(ArgumentError, match="from_model"):
             PopDescentCallback(strategy=PopDescent.reference())
+
+    def test_strategy_that_trains_on_at_the_end(self):
+        strategy = PopDescent(closing=ClosingPlan(rounds=2))
+        with pytest.raises(ArgumentError, match=r"when `fit` is over.*from_model.*rounds=2"):
+            PopDescentCallback(strategy=strategy)
 
     def test_unknown_handle(self, data):
         callback = PopDescentCallback(mutate=("nonsense",), validation_data=data[2:])

@@ -14,7 +14,13 @@ from keras_popdescent.population.blueprint import Blueprint, ModelBlueprint
 from keras_popdescent.population.executor import Setup
 from keras_popdescent.population.objective import objective_of
 from keras_popdescent.population.state import to_numpy
-from keras_popdescent.strategies import LogDimension, ScoringPlan, SearchSpace, TrainingPlan
+from keras_popdescent.strategies import (
+    LinearDimension,
+    LogDimension,
+    ScoringPlan,
+    SearchSpace,
+    TrainingPlan,
+)
 
 layers = keras.layers
 SGD = keras.optimizers.SGD
@@ -46,11 +52,12 @@ def network(*middle, cls=keras.Sequential, optimizer=None, **arguments):
 
 
 def start(blueprint, values=None, y=Y, data=None):
+    values = {"hp": 0.1} if values is None else values
     executor = SequentialExecutor()
     executor.start(
         Setup(
             blueprint=blueprint,
-            values=[{"hp": 0.1} if values is None else values],
+            values=values if isinstance(values, list) else [values],
             data=prepare(X, y, batch_size=8) if data is None else data,
             objective=objective_of("loss"),
             training=TrainingPlan(),
@@ -101,6 +108,68 @@ def test_penalties_that_a_custom_train_step_leaves_out_are_found():
     with pytest.raises(BindingError, match="`popdescent/l2` is said to be live"):
         start(ModelBlueprint(lambda: network(penalised(), cls=Custom)), values={})
     start(ModelBlueprint(lambda: network(penalised(), cls=Custom), ("learning_rate",)), values={})
+
+
+class Kinds(Blueprint):
+    """A switch that needs another model: with it on, the loss leaves the penalties out."""
+
+    def __init__(self):
+        switch = LinearDimension("off", 0.0, 1.0, 0.0, kind="rebuild")
+        self.space = SearchSpace([LogDimension("hp", 0.01, 1.0, 0.1), switch])
+        self.built = []
+
+    def build(self, values):
+        self.built.append(values["off"])
+        return network(penalised(), cls=NoPenalties if values["off"] else keras.Sequential)
+
+    def bindings(self, values):
+        return {"hp": HandleBinding("hp", [("3:Dense.kernel_regularizer.l2", 1.0)])}
+
+
+ON, OFF = {"hp": 0.1, "off": 0.0}, {"hp": 0.2, "off": 1.0}
+NO_EFFECT = r"`hp` is said to be live.*bindings=\{\"hp\": \"rebuild\"\}.*'off': 1.0"
+
+
+@pytest.mark.backend
+def test_each_structure_of_the_first_members_is_tried():
+    with pytest.raises(BindingError, match=NO_EFFECT):
+        start(Kinds(), [ON, OFF])
+
+
+@pytest.mark.backend
+def test_a_structure_that_comes_up_later_is_tried_and_stays_refused():
+    executor = start(Kinds(), [ON])
+    for _ in range(2):
+        with pytest.raises(BindingError, match=NO_EFFECT):
+            executor.prepare(OFF)
+    executor.advance([0], 1)
+
+
+def test_a_structure_is_tried_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(sequential, "verify_bindings", lambda live, *rest: tried.append(live))
+    monkeypatch.setattr(sequential, "_MAX_IDLE_MODELS", 0)
+    blueprint = Kinds()
+    executor = start(blueprint, [ON, ON])
+    for values in (OFF, ON, OFF, {"hp": 0.1, "off": 0.5}, OFF):
+        executor.prepare(values)
+    # A model that was dropped and built again is the same structure.
+    assert len(blueprint.built) > 4
+    assert len(tried) == 3
+
+
+def test_a_batch_size_of_its_own_needs_no_other_trace():
+    class Sized(Given):
+        def __init__(self):
+            super().__init__(lambda: network(), bound("optimizer.learning_rate"))
+            size = LinearDimension("batch_size", 2.0, 8.0, 4.0, kind="live")
+            self.space = SearchSpace([*self.space, size])
+
+    executor = start(Sized(), [{"hp": 0.1, "batch_size": 4}])
+    (stage,) = executor._stages.values()
+    executor.advance([0], 2)
+    if TENSORFLOW:
+        assert [size for kind, _, size in stage.stepper._loops if kind == "train"] == [4]
 
 
 class Silent(Binding):
@@ -194,7 +263,7 @@ def test_nothing_is_trained_by_it(monkeypatch):
     blueprint = ModelBlueprint(lambda: network(penalised(), layers.Dropout(0.5)))
     values = {"popdescent/learning_rate": 0.1, "popdescent/l2": 0.1}
     tried = start(blueprint, values)
-    monkeypatch.setattr(sequential, "verify_bindings", lambda stage, setup: None)
+    monkeypatch.setattr(sequential, "verify_bindings", lambda *arguments: None)
     untried = start(blueprint, values)
     for executor in (tried, untried):
         executor.advance([0], 3)

@@ -15,7 +15,16 @@ from keras_popdescent.checkpoint import folder as folders
 from keras_popdescent.errors import ArgumentError, DamagedError, DataError, ProjectError
 from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.population import Observer, Population
-from keras_popdescent.strategies import ESGD, Annealing, ClosingPlan, PopDescent, TrainingPlan
+from keras_popdescent.strategies import (
+    ESGD,
+    Annealing,
+    Averaging,
+    ClosingPlan,
+    Focus,
+    PopDescent,
+    TrainingPlan,
+)
+from keras_popdescent.testing import FixedStrategy
 from keras_popdescent.tuners.blueprint import TunerBlueprint
 
 layers = keras.layers
@@ -391,6 +400,24 @@ def test_what_differs_is_shown(population, changes, message, searched):
     with pytest.raises(ProjectError, match=f"differs from this one.*{message}.*begin anew"):
         fit(population(), searched, **changes)
     assert {path: path.read_bytes() for path in searched.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "message"),
+    [
+        ("annealing", Annealing(), "strategy.annealing: was not there, is .*floor"),
+        ("focus", Focus(), "strategy.focus: was not there, is .*patience"),
+        ("averaging", Averaging(0.6), "strategy.averaging: was not there, is .*0.6"),
+    ],
+)
+def test_phases_of_a_strategy_of_one_s_own_count(name, phase, message, tmp_path):
+    """Its `get_config` says nothing of them."""
+    fit(make(FixedStrategy()), tmp_path)
+    strategy = FixedStrategy()
+    setattr(strategy, name, phase)
+    with pytest.raises(ProjectError, match=message):
+        fit(make(strategy), tmp_path)
+    fit(make(FixedStrategy()), tmp_path)
 
 
 @pytest.fixture(scope="module")

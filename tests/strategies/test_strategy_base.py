@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_popdescent.errors import ArgumentError
-from keras_popdescent.strategies import Offspring, PopulationView, SearchSpace
+from keras_popdescent.strategies import Offspring, PopulationView, ScoringPlan, SearchSpace
 from keras_popdescent.testing import FixedStrategy, mixed_space
 
 NAN = float("nan")
@@ -110,3 +110,10 @@ def test_the_fixed_strategy_notes_what_it_is_shown():
     shown = view([1.0])
     strategy.evolve(shown, np.random.default_rng(0))
     assert strategy.views == [shown]
+
+
+def test_a_part_of_the_whole_is_refused():
+    with pytest.raises(ArgumentError, match=r"size of a random part.*'common'.*num_samples=8"):
+        ScoringPlan(num_samples=8)
+    assert ScoringPlan("common", 8).num_samples == 8
+    assert ScoringPlan("own").num_samples is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
 from keras_popdescent.executors import SequentialExecutor
+from keras_popdescent.population.state import with_averages
 from keras_popdescent.testing.executors import ExecutorConformance
 
 
@@ -52,6 +54,34 @@ class Shifted(SequentialExecutor):
         return super().advance(slots, num_batches - 1, **arguments)
 
 
+class Unaveraged(SequentialExecutor):
+    """Knows nothing of averages."""
+
+    def start(self, setup):
+        super().start(replace(setup, ema_momentum=None))
+
+
+class Unforgetting(SequentialExecutor):
+    """Averages go on, come what may."""
+
+    def begin_averages(self, slots):
+        pass
+
+    def visit(self, slot, action):
+        before = self.capture(slot)
+        super().visit(slot, action)
+        if before.num_averages:
+            self._states[slot] = with_averages(self.capture(slot), before.averages)
+
+
+class Orphans(SequentialExecutor):
+    """A child's average begins with its first iteration."""
+
+    def apply(self, offspring):
+        super().apply(offspring)
+        self.begin_averages([child.slot for child in offspring])
+
+
 class Shared(SequentialExecutor):
     """Hands out the model that all members train in."""
 
@@ -69,6 +99,15 @@ BROKEN = {
         "test_one_member_trains_as_plain_keras_does": False,
         "test_reports_are_in_the_order_of_the_slots": False,
     },
+    Unaveraged: {
+        "test_members_are_scored_and_exported_with_the_averages_of_their_weights": False,
+        "test_averages_can_begin_anew": False,
+    },
+    Unforgetting: {
+        "test_averages_can_begin_anew": False,
+        "test_a_visitor_that_changes_weights_begins_their_average_anew": False,
+    },
+    Orphans: {"test_the_averages_of_a_child_go_on_from_its_parents": False},
     Shared: {"test_an_exported_model_is_plain_and_independent": False},
 }
 

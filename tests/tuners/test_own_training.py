@@ -718,6 +718,18 @@ def test_children_of_several_parents_have_their_average():
     assert inherit([parent(1.0)], alone).steps == 7
 
 
+@pytest.mark.parametrize(
+    ("rule", "kept"), [("inherit", 2), ("restart", 1), ("fresh_slots", 1), ("fresh", 0)]
+)
+def test_the_optimizer_of_a_child(rule, kept):
+    """No counter is shared here: `"fresh_slots"` is a restart."""
+    slots = (np.array(7), np.ones(2))
+    parent = OwnState((np.ones(2),), slots, (1, 2), "Adam", trainable=(0,), steps=7)
+    state = inherit([parent], Offspring(0, (0,), {}, optimizer_state=rule))
+    assert state.optimizer == slots[:kept]
+    assert (state.num_plain, state.steps) == ((1, kept), 7 if kept else 0)
+
+
 def test_children_cannot_be_tried_out():
     with pytest.raises(ObjectiveError, match="before they are born"):
         OwnTraining.try_out(object.__new__(OwnTraining), [])

@@ -99,7 +99,8 @@ def inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
             weights[index] = np.mean([parent.weights[index] for parent in parents], axis=0)
     add_noise(weights, first.trainable, child.weight_noise)
     # The step counter comes first in Keras's optimizers.
-    kept = first.optimizer[: {"inherit": None, "restart": 1}.get(child.optimizer_state, 0)]
+    kept_slots = {"inherit": None, "restart": 1, "fresh_slots": 1, "fresh": 0}
+    kept = first.optimizer[: kept_slots[child.optimizer_state]]
     groups = zip(*(parent.models for parent in parents), strict=False)
     return replace(
         first,
