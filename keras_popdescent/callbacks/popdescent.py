@@ -65,7 +65,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         objective: What scores a member, or (name, direction). Defaults to `"val_loss"`, or, without
             validation data, to `"loss"`: the mean over a member's turn.
         strategy: Decides who is replaced. Defaults to `PopDescent()`. Its plan of training batches
-            has no effect: the batches are those of `fit`.
+            has no effect, and neither has its closing training: the batches are those of `fit`.
         seed: Seed of selection, mutation and dropout; None for another one each time.
         verbose: 0 for silence, 1 or `"auto"` for a progress display (use `fit(verbose=0)` with it).
 

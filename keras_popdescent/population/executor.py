@@ -110,11 +110,14 @@ class Executor(ABC):
             loop passes over a strategy's `focus`.
         averages: Whether members are scored by averages of their weights where `Setup`
             says so. Where it may not, the loop passes over a strategy's `averaging`.
+        closes: Whether members may train on after the last iteration. Where they may not, the loop
+            passes over a strategy's `closing`.
     """
 
     anneals: bool = True
     averages: bool = True
     focuses: bool = True
+    closes: bool = True
 
     @property
     def interruptible(self) -> bool:

@@ -146,6 +146,11 @@ class Loop:
             begin = f"from {focus.begin:.0%} of the search on, a copy of the best model"
             pays = "" if focus.patience is None else ", as long as it gets better"
             self.notes.append(f"{begin} trains alone, with the steps of all{pays}")
+        self.rounds_closed = self._rounds_passed_over()
+        if self.rounds_closed:
+            self.notes.append(
+                "no closing training: how long members train is not the search's to say"
+            )
         if restore is None:
             self._first_members(setup)
         else:
@@ -241,7 +246,7 @@ class Loop:
             deadline=budget.deadline,
         )
         self.interrupted = False
-        self.rounds_closed = 0
+        self.rounds_closed = self._rounds_passed_over()
         self._phase = FocusPhase()
         self._first_iteration = self.iteration
         self._budget_began = time.perf_counter()
@@ -545,6 +550,10 @@ class Loop:
                     self.rounds_closed += 1
                     self._end_round(reports, last)
             self._save()
+
+    def _rounds_passed_over(self) -> int:
+        """Return the rounds of closing training that count as done: all where there are none."""
+        return 0 if self.executor.closes else self.strategy.closing.rounds
 
     def _end_round(self, reports: Sequence[Report], last: bool) -> None:
         if last:

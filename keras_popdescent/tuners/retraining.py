@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_popdescent.callbacks.schedule import ScheduleCallback
+from keras_popdescent.callbacks.schedule import ScheduleCallback, refuse_multipliers
 from keras_popdescent.data import SearchData
 from keras_popdescent.data.search_data import DEFAULT_BATCH_SIZE
 from keras_popdescent.errors import ArgumentError, describe
@@ -91,9 +91,9 @@ def retrain(
             the schedule has.
 
     Raises:
-        ArgumentError: If the strategy's own multipliers changed, which no plain model has.
+        ArgumentError: If the strategy scaled the loss, which no plain model does.
     """
-    _refuse_multipliers(schedule)
+    refuse_multipliers(schedule)
     samples = getattr(data.training, "num_samples", None)
     arguments = dict(fit_arguments)
     default = int(arguments.pop("batch_size", None) or DEFAULT_BATCH_SIZE)
@@ -157,19 +157,3 @@ def _from_zero(schedule: Schedule, part: list[Segment]) -> Schedule:
         ema_momentum=schedule.ema_momentum,
         averaged_at=tuple(step - begin for step in schedule.averaged_at if begin < step <= end),
     )
-
-
-def _refuse_multipliers(schedule: Schedule) -> None:
-    changing = [
-        name
-        for name in (LOSS_SCALE, L2_SCALE)
-        if len({segment.values.get(name) for segment in schedule}) > 1
-    ]
-    if changing:
-        raise ArgumentError(
-            describe(
-                "The schedule scales the loss, which a plain `fit` cannot do.",
-                "Expected a search with `PopDescent()` or `PopDescent.paper()`.",
-                changing=changing,
-            )
-        )

@@ -12,8 +12,10 @@ import pytest
 
 from keras_popdescent import PopDescent, PopDescentTuner, Schedule
 from keras_popdescent.errors import ArgumentError, BindingError, ModelError, ProjectError
+from keras_popdescent.history import Segment
 from keras_popdescent.strategies import UnitMutation
 from keras_popdescent.tuners.arguments import check_initial_values
+from keras_popdescent.tuners.retraining import retrain
 from tests.tuners.conftest import build_model
 
 FIT = {"batch_size": 32, "validation_split": 0.2, "verbose": 0}
@@ -264,6 +266,19 @@ class TestSchedule:
         model.fit(*data, batch_size=32, epochs=50, verbose=0,
                   callbacks=[schedule.as_callback(stop=True)])  # fmt: skip
         assert int(model.optimizer.iterations) == schedule.gradient_steps
+
+    @pytest.mark.parametrize("name", ["popdescent/loss_scale", "popdescent/l2_scale"])
+    def test_a_constant_multiplier_is_refused_too(self, name):
+        scalars = {"optimizer.learning_rate": 0.1}
+
+        def schedule(scale):
+            return Schedule((Segment(0, 4, {name: scale}, 0, scalars),), (name,))
+
+        with pytest.raises(ArgumentError, match=f"scales the loss.*{name}"):
+            schedule(0.5).as_callback()
+        with pytest.raises(ArgumentError, match=f"scales the loss.*{name}"):
+            retrain(schedule(0.5), lambda values: pytest.fail("built"), None, {}, None)
+        schedule(1.0).as_callback()
 
     def test_another_model(self, searched, data):
         model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_popdescent.errors import ModelError, describe
+from keras_popdescent.errors import ArgumentError, ModelError, describe
 from keras_popdescent.population.export import put_into
 from keras_popdescent.population.state import MemberState, add_noise
 from keras_popdescent.strategies.base import Offspring
@@ -90,8 +90,29 @@ def fill(model: keras.Model, state: OwnState) -> None:
     put_into(model, state)
 
 
+def check_optimizer_state(rule: str) -> None:
+    """Refuse a rule for children's optimizers that cannot be kept between calls.
+
+    Raises:
+        ArgumentError: For `"fresh_slots"`: each call has an optimizer, and a counter, of its own.
+    """
+    if rule == "fresh_slots":
+        raise ArgumentError(
+            describe(
+                "Parent and child cannot share a step counter where your own code trains them.",
+                "Expected 'inherit', 'restart' or 'fresh'.",
+                optimizer_state=rule,
+            )
+        )
+
+
 def inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
-    """Return a child's state: weights with noise (of several parents, averaged), and optimizer."""
+    """Return a child's state: weights with noise (of several parents, averaged), and optimizer.
+
+    Raises:
+        ArgumentError: For `optimizer_state="fresh_slots"`.
+    """
+    check_optimizer_state(child.optimizer_state)
     first = parents[0]
     weights = list(first.weights)
     if all(len(parent.weights) == len(weights) for parent in parents[1:]):

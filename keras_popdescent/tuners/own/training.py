@@ -122,6 +122,7 @@ class OwnTraining(Executor):
     averages = False
     # How often the user's code is called for a slot is planned beforehand.
     focuses = False
+    closes = False
 
     def start(self, setup: Setup) -> None:
         size = len(setup.values)
@@ -242,13 +243,7 @@ class OwnTraining(Executor):
             ) from error
 
     def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
-        raise ObjectiveError(
-            describe(
-                "The strategy scores children before they are born, and your own training scores "
-                "members only after it has trained them.",
-                "Expected a strategy without candidates, `PopDescent()` for example.",
-            )
-        )
+        raise unscored_candidates()
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
         states, calls = list(self._states), list(self._num_calls)
@@ -269,7 +264,12 @@ class OwnTraining(Executor):
         self._states[slot] = capture_own([model])
 
     def feed(self, data: SearchData) -> None:
-        raise NotImplementedError("Your own training brings the data.")
+        raise TrainingError(
+            describe(
+                "Your own training brings the data.",
+                fix="Pass them to `search`, whose arguments it gets.",
+            )
+        )
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
         if not isinstance(state, OwnState) or not state.weights:
@@ -309,6 +309,17 @@ class OwnTraining(Executor):
         for life in getattr(self, "_lives", []):
             life.end()
         self._models.clear()
+
+
+def unscored_candidates() -> ObjectiveError:
+    """Return the error for a strategy that scores children before they have trained."""
+    return ObjectiveError(
+        describe(
+            "The strategy scores children before they are born, and your own training scores "
+            "members only after it has trained them.",
+            "Expected a strategy without candidates, `PopDescent()` for example.",
+        )
+    )
 
 
 def _steps(before: OwnState, after: OwnState) -> int:
