@@ -204,6 +204,13 @@ class Executor(ABC):
     def export(self, values: Values, state: MemberState) -> keras.Model:
         """Return an independent, plain, compiled Keras model with a member's state and values."""
 
+    def exporter(self) -> Callable[[Values, MemberState], keras.Model]:
+        """Return what does as `export` does, but holds no population in memory.
+
+        By default it is `export` itself, which does. Override both, or none.
+        """
+        return self.export
+
     @abstractmethod
     def snapshot(self) -> dict[str, Any]:
         """Return all of the executor's state: arrays and JSON-able values in nested dicts."""

@@ -73,7 +73,7 @@ from keras_popdescent.tuners.resume import (
     saved_trials,
     tolerant,
 )
-from keras_popdescent.tuners.retraining import complete_schedule, retrain
+from keras_popdescent.tuners.retraining import retrain, schedule_of
 from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_rows, write_csv
 
 
@@ -345,10 +345,7 @@ class PopulationTuner(keras_tuner.Tuner):
     def _executions(self) -> Executions:
         searched = [run for run in self._runs if hasattr(run, "loop")]
         if searched:
-            return [
-                (run.loop.history, {m: trial.trial_id for m, trial in run.trials.items()})
-                for run in searched
-            ]
+            return [run.table_entry() for run in searched]
         files = sorted(
             Path(self.project_dir).glob("history*.jsonl"), key=lambda p: p.stat().st_mtime
         )
@@ -468,10 +465,7 @@ class PopulationTuner(keras_tuner.Tuner):
             ProjectError: If nothing was searched in this session.
         """
         run, best = self._best()
-        schedule = run.loop.history.schedule(best.member_id, until=best.gradient_steps)
-        if self._blueprint is None:
-            return schedule
-        return complete_schedule(schedule, self._blueprint, self.bindings)
+        return schedule_of(run.loop.history, best, run.blueprint, self.bindings)
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """Return the best members as plain compiled Keras models, the best first.
@@ -482,8 +476,11 @@ class PopulationTuner(keras_tuner.Tuner):
         Args:
             num_models: How many, at most.
         """
-        own_load = type(self).load_model is not PopulationTuner.load_model
-        return models.best_models(self, num_models, own_load)
+        return models.best_models(self, num_models, self.loads_models_itself())
+
+    def loads_models_itself(self) -> bool:
+        """Return whether `load_model` is overridden: models may then be anything."""
+        return type(self).load_model is not PopulationTuner.load_model
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Return the hyperparameters of the best trials, those that the best members had last.

@@ -13,9 +13,10 @@ from keras_popdescent.callbacks.schedule import ScheduleCallback, refuse_multipl
 from keras_popdescent.data import SearchData
 from keras_popdescent.data.search_data import DEFAULT_BATCH_SIZE
 from keras_popdescent.errors import ArgumentError, describe
-from keras_popdescent.history import Schedule, Segment
+from keras_popdescent.history import History, Schedule, Segment
 from keras_popdescent.hyperparameters import BATCH_SIZE, find_handles
 from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.kept import Kept
 from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.own.state import capture_own, fill
@@ -23,6 +24,21 @@ from keras_popdescent.tuners.own.state import capture_own, fill
 # Where a learning rate that is a plain number is.
 RATE = "optimizer.learning_rate"
 Build = Callable[[Values], keras.Model]
+
+
+def schedule_of(
+    history: History, winner: Kept, blueprint: Blueprint, bindings: Mapping[str, Any]
+) -> Schedule:
+    """Return the complete schedule of a member up to the moment in which it was kept.
+
+    Args:
+        history: The history of its execution.
+        winner: The member.
+        blueprint: See `complete_schedule`.
+        bindings: See `complete_schedule`.
+    """
+    schedule = history.schedule(winner.member_id, until=winner.gradient_steps)
+    return complete_schedule(schedule, blueprint, bindings)
 
 
 def complete_schedule(

@@ -753,7 +753,12 @@ class TestStrategies:
 
     def test_closing_training_is_passed_over(self, tmp_path, data):
         strategy = FixedStrategy(closing=ClosingPlan(rounds=2))
-        tuner = fit(make(Hyper(), tmp_path, strategy=strategy), data)
+        tuner = make(Hyper(), tmp_path, strategy=strategy)
+        result = tuner.search(*data, validation_split=0.25, epochs=4, verbose=0)
+        for mine, best in zip(
+            result.best_model.get_weights(), tuner.get_best_models()[0].get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(mine, best)
         assert not any(record.closing for record in tuner.history.records)
         assert tuner.history.gradient_steps == 3 * 4 * 3
         loop = tuner._runs[0].loop

@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -28,6 +29,7 @@ from keras_popdescent.errors import (
     TrainingError,
     describe,
 )
+from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.seeding import borrowed_globals, integer_seed
 from keras_popdescent.population.state import MemberState
@@ -272,17 +274,10 @@ class OwnTraining(Executor):
         )
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
-        if not isinstance(state, OwnState) or not state.weights:
-            raise ModelError(
-                describe(
-                    "Your own training has left no Keras model.",
-                    "Expected it to build the model with `self.hypermodel.build(hp)`.",
-                    "Override `load_model` beside it, or use `get_best_hyperparameters`.",
-                )
-            )
-        model = self._setup.blueprint.build_seeded(values, 0)
-        fill(model, state)
-        return model
+        return self.exporter()(values, state)
+
+    def exporter(self) -> Callable[[Values, MemberState], keras.Model]:
+        return partial(_export, self._setup.blueprint)
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -309,6 +304,20 @@ class OwnTraining(Executor):
         for life in getattr(self, "_lives", []):
             life.end()
         self._models.clear()
+
+
+def _export(blueprint: Blueprint, values: Values, state: MemberState) -> keras.Model:
+    if not isinstance(state, OwnState) or not state.weights:
+        raise ModelError(
+            describe(
+                "Your own training has left no Keras model.",
+                "Expected it to build the model with `self.hypermodel.build(hp)`.",
+                "Override `load_model` beside it, or use `get_best_hyperparameters`.",
+            )
+        )
+    model = blueprint.build_seeded(values, 0)
+    fill(model, state)
+    return model
 
 
 def unscored_candidates() -> ObjectiveError:
