@@ -74,6 +74,8 @@ class FitExecutor(Executor):
 
     # `fit` goes on from turn to turn, and members take turns in a fixed order.
     focuses = False
+    # Nor does it go on after its last epoch.
+    closes = False
 
     def __init__(
         self,

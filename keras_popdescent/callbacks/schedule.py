@@ -18,6 +18,7 @@ from keras_popdescent.hyperparameters._keras_internals import (
 )
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
 from keras_popdescent.population.averages import WeightAverages, averaged_indices
+from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 
 
 class ScheduleCallback(keras.callbacks.Callback):
@@ -38,8 +39,9 @@ class ScheduleCallback(keras.callbacks.Callback):
             (True, the default), or its weights as they are.
 
     Raises:
-        ArgumentError: If the schedule does not say what its hyperparameters control, or one changes
-            on the way that no running model can change (an activation, a batch size).
+        ArgumentError: If the schedule does not say what its hyperparameters control, if one changes
+            on the way that no running model can change (an activation, a batch size), or if the
+            strategy scaled the loss (`PopDescent.reference()`).
 
     Example:
         ```python
@@ -187,9 +189,31 @@ def fresh_slots(model: keras.Model) -> dict[int, Any]:
     }
 
 
+def refuse_multipliers(schedule: Schedule) -> None:
+    """Refuse a schedule in which the strategy's own multipliers scale the loss or its penalties.
+
+    Raises:
+        ArgumentError: Naming them: no plain model has them.
+    """
+    scaling = [
+        name
+        for name in (LOSS_SCALE, L2_SCALE)
+        if any(segment.values.get(name, 1.0) != 1.0 for segment in schedule)
+    ]
+    if scaling:
+        raise ArgumentError(
+            describe(
+                "The schedule scales the loss, which a plain `fit` cannot do.",
+                "Expected a search with `PopDescent()` or `PopDescent.paper()`.",
+                scaling=scaling,
+            )
+        )
+
+
 def _check(schedule: Schedule) -> None:
     if not schedule.segments:
         raise ArgumentError(describe("The schedule is empty."))
+    refuse_multipliers(schedule)
     if not any(segment.scalars for segment in schedule):
         raise ArgumentError(
             describe(

@@ -318,8 +318,11 @@ class SequentialExecutor(Executor):
             check_takes(live.model, first, "validation data")
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
+        return self.exporter()(values, state)
+
+    def exporter(self) -> Callable[[Values, MemberState], keras.Model]:
         batch = self._setup.data.training.first_batch()
-        return export_model(self._setup.blueprint, values, state, batch)
+        return partial(export_model, self._setup.blueprint, batch=batch)
 
     def values_in_use(self, slot: int) -> dict[str, float]:
         """Return the live values that a member's train step uses, read back from its model."""

@@ -175,8 +175,9 @@ class Schedule:
             stop: Whether `fit` ends with the schedule's last gradient step. Defaults to False.
 
         Raises:
-            ArgumentError: If the schedule does not say what its hyperparameters control, or one
-                changes on the way that no running model can change (an activation, a batch size).
+            ArgumentError: If the schedule does not say what its hyperparameters control, if one
+                changes on the way that no running model can change (an activation, a batch size),
+                or if the strategy scaled the loss (`PopDescent.reference()`).
         """
         return CALLBACKS["schedule"](self, stop=stop)
 

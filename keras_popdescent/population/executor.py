@@ -112,11 +112,14 @@ class Executor(ABC):
             loop passes over a strategy's `focus`.
         averages: Whether members are scored by averages of their weights where `Setup`
             says so. Where it may not, the loop passes over a strategy's `averaging`.
+        closes: Whether members may train on after the last iteration. Where they may not, the loop
+            passes over a strategy's `closing`.
     """
 
     anneals: bool = True
     averages: bool = True
     focuses: bool = True
+    closes: bool = True
 
     @property
     def interruptible(self) -> bool:
@@ -202,6 +205,13 @@ class Executor(ABC):
     @abstractmethod
     def export(self, values: Values, state: MemberState) -> keras.Model:
         """Return an independent, plain, compiled Keras model with a member's state and values."""
+
+    def exporter(self) -> Callable[[Values, MemberState], keras.Model]:
+        """Return what does as `export` does, but holds no population in memory.
+
+        By default it is `export` itself, which does. Override both, or none.
+        """
+        return self.export
 
     @abstractmethod
     def snapshot(self) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class Loop:
         setup = replace(setup, ema_momentum=self._ema_momentum)
         self._builds.start(self.executor, setup, self._rng)
         self._began = self._budget_began = time.perf_counter()
+        self.rounds_closed = self._rounds_passed_over()
         self.notes += self._notes_on_strategy()
         if restore is None:
             self._first_members(setup)
@@ -165,6 +166,8 @@ class Loop:
         notes = [self._note_on_averaging(), self._note_on_focus()]
         if self.strategy.annealing is not None and not self.executor.anneals:
             notes.insert(1, "learning rates are not annealed: your own training sets them")
+        if self._rounds_passed_over():
+            notes.append("no closing training: how long members train is not the search's to say")
         return [note for note in notes if note]
 
     def _note_on_averaging(self) -> str:
@@ -262,7 +265,7 @@ class Loop:
             deadline=budget.deadline,
         )
         self.interrupted = False
-        self.rounds_closed = 0
+        self.rounds_closed = self._rounds_passed_over()
         self._phase = FocusPhase()
         self._first_iteration = self.iteration
         self._budget_began = time.perf_counter()
@@ -572,6 +575,10 @@ class Loop:
                     self.rounds_closed += 1
                     self._end_round(reports, last)
             self._save()
+
+    def _rounds_passed_over(self) -> int:
+        """Return the rounds of closing training that count as done: all where there are none."""
+        return 0 if self.executor.closes else self.strategy.closing.rounds
 
     def _end_round(self, reports: Sequence[Report], last: bool) -> None:
         if last:

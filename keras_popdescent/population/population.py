@@ -51,7 +51,9 @@ class Population:
         strategy: Decides who is replaced. Defaults to `PopDescent()`.
         objective: What scores a member: a name that the model reports, `"val_"` in front for the
             validation data; or (name, direction). Defaults to `"val_loss"`.
-        executor: `"auto"`, `"sequential"`, or an `Executor`.
+        executor: What trains the members: `"auto"`, `"sequential"`, `"vectorized"`, or an
+            `Executor`. Defaults to `"auto"`: vectorized on JAX with an accelerator, else
+            sequential.
         seed: Seed of everything; None for another one each time. 0 is a seed.
         initial_weights: Weights that all first members start with; None for weights of their own.
         deterministic: Whether the backend is told, at the first `fit`, to use only operations that

@@ -44,8 +44,8 @@ class Offspring:
         optimizer_state: `"inherit"` the first parent's; `"restart"`: slots as just built under a
             copy of the first parent's step counter; `"fresh"`, all as just built; `"fresh_slots"`:
             as `"restart"`, but parent and child go on sharing one counter (the authors' code).
-            Within `PopDescentCallback`, and where the training code is the user's own, no counter
-            is shared: there it is `"restart"`. Defaults to `"inherit"`.
+            Within `PopDescentCallback` no counter is shared: there it is `"restart"`. Where the
+            training code is the user's own it is refused. Defaults to `"inherit"`.
         strength: How hard the child was mutated, for the record. Defaults to 0.
         score: The child's score, where it was tried out before its birth; see
             `Strategy.candidates`. Defaults to None.

@@ -79,6 +79,7 @@ def check_oracle(arguments: Mapping[str, Any]) -> None:
                 describe(
                     f"`{name}=False` leaves nothing to tune.",
                     fix="Declare the search space with `hyperparameters`.",
+                    hyperparameters=None,
                 )
             )
     check_type(
@@ -144,6 +145,8 @@ def check_keras_tuner(arguments: Mapping[str, Any]) -> None:
                     f"There is no argument `{name}`.",
                     f"Did you mean `{close[0]}`?" if close else "",
                     f"Those of `keras_tuner.Tuner` are: {', '.join(sorted(known))}.",
+                    argument=name,
+                    value=arguments[name],
                 )
             )
     check_whole("executions_per_trial", arguments.get("executions_per_trial", 1), none=False)

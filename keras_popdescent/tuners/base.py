@@ -39,6 +39,7 @@ from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
 from keras_popdescent.tuners import models
+from keras_popdescent.tuners._keras_tuner_internals import declare_space
 from keras_popdescent.tuners.arguments import (
     check_arguments,
     check_batch_sizes,
@@ -73,7 +74,7 @@ from keras_popdescent.tuners.resume import (
     saved_trials,
     tolerant,
 )
-from keras_popdescent.tuners.retraining import complete_schedule, retrain
+from keras_popdescent.tuners.retraining import retrain, schedule_of
 from keras_popdescent.tuners.tables import Executions, frame, long_rows, result_rows, write_csv
 
 
@@ -90,7 +91,8 @@ class PopulationTuner(keras_tuner.Tuner):
         iterations: Number of iterations.
         max_gradient_steps: At most so many gradient steps of all members and executions together.
         max_time: Seconds after which no iteration begins.
-        executor: What trains the members.
+        executor: What trains the members: `"auto"`, `"sequential"`, `"vectorized"`, or an
+            `Executor`. Defaults to `"auto"`.
         bindings: The user's own bindings by hyperparameter.
         validation_samples: Size of the random part of the validation data that scores members.
         implicit_mutation: Whether the model's own learning rate and L2 are mutated where nothing in
@@ -103,6 +105,11 @@ class PopulationTuner(keras_tuner.Tuner):
         deterministic: Whether the backend is to use only operations that give the same result
             twice.
         **kwargs: Arguments of `keras_tuner.Tuner`.
+
+    Raises:
+        ArgumentError: For an argument that cannot work.
+        ProjectError: If the project holds trials of another tuner, or, with `overwrite=True`, is in
+            use by another process.
     """
 
     def __init__(
@@ -166,18 +173,16 @@ class PopulationTuner(keras_tuner.Tuner):
         self._runs: list[Execution] = []
         # The call of overridden training that is under way, see `own/segment.py`.
         self.segment: Segment | None = None
-        super().__init__(oracle, hypermodel, **kwargs)
+        # KerasTuner builds the hypermodel here; no global generator is left changed.
+        with borrowed_globals(0):
+            super().__init__(oracle, hypermodel, **kwargs)
 
     def reload(self) -> None:
         """Read the trials of the project that is in the directory."""
         self.oracle.reload()
         # KerasTuner would take the space from the project, and a changed one would not be noticed.
-        self._populate_initial_space()
-
-    def _populate_initial_space(self) -> None:
-        """Build the hypermodel, as KerasTuner does; no global generator is left changed."""
         with borrowed_globals(0):
-            super()._populate_initial_space()
+            declare_space(self)
 
     def save(self) -> None:
         """Write the tuner's files; a disk that is full does not end the search."""
@@ -202,11 +207,19 @@ class PopulationTuner(keras_tuner.Tuner):
             The outcome; `print` it, or let a notebook show it.
 
         Raises:
-            PopDescentError: Before any training, for data, objectives, models or hyperparameters
-                that cannot work.
-            DivergedError: If no member is finite for three iterations in a row.
+            PopDescentError: Before any training, for data (`DataError`), objectives, models,
+                bindings, strategies or hyperparameters that cannot work.
+            ModelError: If `build_model` returns no compiled Keras model, or raises for as many
+                members in a row as `max_consecutive_failed_trials` says, also during training; if
+                what overridden training builds cannot take over its parent's weights.
+            OutOfMemoryError: If the device has no memory left, whenever it is noticed.
+            DivergedError: If no member is finite for three iterations in a row, or ever was.
             ProjectError: If another process uses the project directory, or it holds a search that
-                differs from this one (the message shows in what) or cannot be read.
+                differs from this one (the message shows in what) or cannot be read; if no more
+                trials may be born.
+            TrainingError: If overridden training fails so often in a row that the search ends, or
+                in every call.
+            ResultError: If overridden training returns what cannot be a score.
         """
         if self.deterministic:
             make_deterministic()
@@ -345,10 +358,7 @@ class PopulationTuner(keras_tuner.Tuner):
     def _executions(self) -> Executions:
         searched = [run for run in self._runs if hasattr(run, "loop")]
         if searched:
-            return [
-                (run.loop.history, {m: trial.trial_id for m, trial in run.trials.items()})
-                for run in searched
-            ]
+            return [run.table_entry() for run in searched]
         files = sorted(
             Path(self.project_dir).glob("history*.jsonl"), key=lambda p: p.stat().st_mtime
         )
@@ -362,8 +372,9 @@ class PopulationTuner(keras_tuner.Tuner):
         """Train a new model from scratch under the winner's schedule, with plain `fit`.
 
         On all of the data, say, or to see what the schedule is worth without the inherited weights.
-        What differs from the search: initial weights, the order of the data, dropout, and that
-        nobody was selected on the way.
+        What differs from the search: initial weights, the order of the data, dropout, that nobody
+        was selected on the way, and that children's weights get no noise and are of no several
+        parents: a schedule holds neither.
 
         Args:
             *fit_args: Positional arguments of `keras.Model.fit`.
@@ -376,7 +387,8 @@ class PopulationTuner(keras_tuner.Tuner):
 
         Raises:
             ProjectError: If nothing was searched in this session.
-            ArgumentError: For a strategy that scales the loss, which no plain model does.
+            ArgumentError: For a strategy that scales the loss, which no plain model does, and
+                after overridden training, which plain `fit` cannot repeat.
         """
         schedule = self.get_best_schedule()
         arguments = fit_arguments(fit_args, fit_kwargs)
@@ -468,10 +480,7 @@ class PopulationTuner(keras_tuner.Tuner):
             ProjectError: If nothing was searched in this session.
         """
         run, best = self._best()
-        schedule = run.loop.history.schedule(best.member_id, until=best.gradient_steps)
-        if self._blueprint is None:
-            return schedule
-        return complete_schedule(schedule, self._blueprint, self.bindings)
+        return schedule_of(run.loop.history, best, run.blueprint, self.bindings)
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """Return the best members as plain compiled Keras models, the best first.
@@ -480,10 +489,18 @@ class PopulationTuner(keras_tuner.Tuner):
         has members; after `reload` in another session, the best one.
 
         Args:
-            num_models: How many, at most.
+            num_models: How many, at most. Defaults to 1.
+
+        Raises:
+            ProjectError: If nothing was searched, no member ever had a finite score, or a model of
+                an earlier session cannot be built without its data.
+            ModelError: If overridden training has left no Keras model.
         """
-        own_load = type(self).load_model is not PopulationTuner.load_model
-        return models.best_models(self, num_models, own_load)
+        return models.best_models(self, num_models, self.loads_models_itself())
+
+    def loads_models_itself(self) -> bool:
+        """Return whether `load_model` is overridden: models may then be anything."""
+        return type(self).load_model is not PopulationTuner.load_model
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Return the hyperparameters of the best trials, those that the best members had last.

@@ -60,6 +60,12 @@ class TunerBlueprint(Blueprint):
             in the search space is live.
         batch: A batch of training data, for models whose weights appear with the first batch.
         contexts: Values under which some hyperparameters are declared, see `explore`.
+
+    Raises:
+        ArgumentError: If a hyperparameter's name begins with `popdescent/`, or an override names
+            none, or no kind or live scalar.
+        BindingError: If one that is said to be live controls nothing in the model.
+        ModelError: If something else than a compiled model is built.
     """
 
     def __init__(

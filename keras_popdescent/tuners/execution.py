@@ -81,6 +81,7 @@ class Execution(Observer):
         self._executor, self._executor_note = make_executor(tuner.executor)
         self._displays = make_display(verbose)
         self.loop: Loop
+        self.blueprint: Blueprint
 
     def use(self, executor: Executor, note: str) -> None:
         """Train with another executor."""
@@ -143,7 +144,7 @@ class Execution(Observer):
     def first_values(self, budget: Budget) -> list[Values]:
         """Make the loop, and return the first members' values."""
         tuner, objective = self.tuner, self.tuner.search_objective()
-        blueprint = tuner._blueprint or tuner._make_blueprint(None)
+        blueprint = self.blueprint = tuner._blueprint or tuner._make_blueprint(None)
         settings = self._settings(budget)
         path = None
         if self._checkpoints is None:
@@ -251,6 +252,10 @@ class Execution(Observer):
             return list(loop.kept)
         best = loop.best()
         return [best, *[kept for kept in loop.kept if kept.member_id != best.member_id]]
+
+    def table_entry(self) -> tuple[History, dict[int, str]]:
+        """Return the history, and the members' trials, as tables are made of."""
+        return self.loop.history, {m: trial.trial_id for m, trial in self.trials.items()}
 
     def rank(self, kept: Kept) -> Rank:
         """Return what kept members are sorted by, as the oracle sorts their trials."""

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
-import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_popdescent.arguments import check_seed
 from keras_popdescent.strategies.space import Values
+from keras_popdescent.tuners._keras_tuner_internals import (
+    TolerantOracle,
+    begin_trial,
+    project_of,
+)
 from keras_popdescent.tuners.arguments import check_objective_form
-from keras_popdescent.tuners.resume import number_of, reload_trials, tolerant
+from keras_popdescent.tuners.resume import number_of, reload_trials
 
 # What trials are sorted by: score, step, number.
 Rank = tuple[float, int, int]
 
 
-class PopulationOracle(keras_tuner.Oracle):
+class PopulationOracle(TolerantOracle):
     """Hands out the trials that a population asks for.
 
     Args:
@@ -54,9 +56,6 @@ class PopulationOracle(keras_tuner.Oracle):
     def birth(self, key: str, values: Values) -> Trial:
         """Return a new trial for a member.
 
-        KerasTuner's `create_trial` would take the number of trials for an id, which is another
-        one's where trials are missing that come back later.
-
         Args:
             key: Any name that no living member has.
             values: The member's hyperparameter values and its origin.
@@ -69,9 +68,7 @@ class PopulationOracle(keras_tuner.Oracle):
         trial = Trial(hyperparameters, f"{free:0{len(str(self.max_trials))}d}")
         self.trials[trial.trial_id] = self.ongoing_trials[key] = trial
         self.start_order.append(trial.trial_id)
-        self._save_trial(trial)
-        self.save()
-        self._display.on_trial_begin(trial)
+        begin_trial(self, trial)
         return trial
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
@@ -98,11 +95,4 @@ class PopulationOracle(keras_tuner.Oracle):
         Files that cannot be read are left out, with a warning: a search that goes on tells them
         anew.
         """
-        reload_trials(self, os.path.join(str(self._directory), self._project_name))
-
-    def save(self) -> None:
-        """Write the oracle's file; a disk that is full does not end the search."""
-        tolerant(super().save, "the oracle's file")
-
-    def _save_trial(self, trial: Trial) -> None:
-        tolerant(partial(super()._save_trial, trial), "the files of trials")
+        reload_trials(self, project_of(self))

@@ -59,7 +59,9 @@ class PopDescentTuner(PopulationTuner):
             None: no limit. `epochs` (1 by default, as in `fit`) still ends the search.
         strategy: Decides who is replaced by whom. Defaults to `PopDescent()`; see also
             `PopDescent.paper()` and `PopDescent.reference()`.
-        executor: What trains the members: `"auto"`, `"sequential"`, or an `Executor`.
+        executor: What trains the members: `"auto"`, `"sequential"`, `"vectorized"`, or an
+            `Executor`. Defaults to `"auto"`: vectorized on JAX with an accelerator, else
+            sequential. Overridden training takes its place.
         bindings: Overrules what is found out about a hyperparameter, by name: a kind (`"live"`,
             `"rebuild"`, `"structural"`), the path of a live scalar (`"optimizer.momentum"`; see
             `find_handles`), a `Binding`, or a function that returns one.
@@ -91,6 +93,8 @@ class PopDescentTuner(PopulationTuner):
 
     Raises:
         ArgumentError: For an argument that cannot work.
+        ProjectError: If the project holds trials of another tuner, or, with `overwrite=True`, is in
+            use by another process.
 
     Example:
         ```python

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from keras_popdescent.data import SearchData
-from keras_popdescent.errors import DivergedError, describe
+from keras_popdescent.errors import DivergedError, PopDescentError, describe
 from keras_popdescent.history import History, Schedule
+from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.kept import Kept
+from keras_popdescent.population.state import MemberState
 from keras_popdescent.strategies.space import Value, Values
 from keras_popdescent.tuners.heldout import Held, report
+from keras_popdescent.tuners.retraining import schedule_of
+from keras_popdescent.tuners.tables import Executions, frame, result_rows
 
 if TYPE_CHECKING:
     import keras
+    from keras_tuner.engine.trial import Trial
 
     from keras_popdescent.tuners.base import PopulationTuner
     from keras_popdescent.tuners.execution import Execution
@@ -24,8 +30,33 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What a result's model, schedule and table are made from: one call of `search`, and no other.
+
+    Of the members' states it holds the winner's only, so that a result which stays in a notebook
+    keeps no population in memory.
+
+    Attributes:
+        trial: The winner's trial.
+        winner: The winner as it was when it scored best.
+        export: Returns a plain model of a member's values and state.
+        blueprint: Builds the models.
+        executions: Histories and trials of the call's executions.
+    """
+
+    trial: Trial
+    winner: Kept
+    export: Callable[[Values, MemberState], keras.Model]
+    blueprint: Blueprint
+    executions: Executions
+
+
+@dataclass(frozen=True)
 class SearchResult:
-    """The outcome of a search.
+    """The outcome of one call of `search`.
+
+    Whatever is searched with the same tuner afterwards, a result stays that of its own call;
+    `tuner.get_best_models()` and its siblings answer for all searches of the session.
 
     Attributes:
         objective: Name of the objective.
@@ -37,7 +68,7 @@ class SearchResult:
         num_executions: Independent populations.
         num_born: Members ever born, over all executions.
         num_diverged: Scores that were not finite.
-        iterations: Iterations of the best execution.
+        iterations: Iterations of the best execution; closing training is not counted.
         gradient_steps: Gradient steps of all members of all executions.
         seconds: Wall time of all executions.
         interrupted: Whether Ctrl-C ended it.
@@ -45,6 +76,8 @@ class SearchResult:
             `heldout_data`, beside which it stands.
         heldout: The same on `heldout_data`, scored once, at the end; empty without any.
         history: Every iteration, score and birth of the best execution.
+        tuner: The tuner that searched; None for a result of numbers only.
+        sources: What `best_model`, `schedule` and `table` are made from; None for numbers only.
     """
 
     objective: str
@@ -64,27 +97,51 @@ class SearchResult:
     validation: Mapping[str, float] = field(default_factory=dict)
     heldout: Mapping[str, float] = field(default_factory=dict)
     tuner: PopulationTuner | None = field(default=None, repr=False)
+    sources: Sources | None = field(default=None, repr=False, compare=False)
 
     @property
     def best_model(self) -> keras.Model:
-        """The winner as a plain compiled Keras model, a new one each time."""
-        model: keras.Model = self._tuner().get_best_models()[0]
-        return model
+        """The winner as a plain compiled Keras model, a new one each time.
+
+        Where the tuner's `load_model` is overridden, it loads the winner's trial instead.
+
+        Raises:
+            PopDescentError: For a result of numbers only.
+            ModelError: If training of the user's own has left no Keras model.
+        """
+        tuner, sources = self._made_from()
+        if tuner.loads_models_itself():
+            return tuner.load_model(sources.trial)
+        return sources.export(sources.winner.values, sources.winner.state)
 
     @property
     def schedule(self) -> Schedule:
-        """The winner's path of hyperparameters through all its ancestors."""
-        return self._tuner().get_best_schedule()
+        """The winner's path of hyperparameters through all its ancestors.
+
+        Raises:
+            PopDescentError: For a result of numbers only.
+        """
+        tuner, sources = self._made_from()
+        return schedule_of(self.history, sources.winner, sources.blueprint, tuner.bindings)
 
     @property
     def table(self) -> Any:
-        """A row for each member: a DataFrame, or a list of dicts without pandas."""
-        return self._tuner().results_dataframe()
+        """A row for each member of this call: a DataFrame, or a list of dicts without pandas.
 
-    def _tuner(self) -> PopulationTuner:
-        if self.tuner is None:
-            raise AttributeError("A result without its tuner has numbers only.")
-        return self.tuner
+        Raises:
+            PopDescentError: For a result of numbers only.
+        """
+        return frame(result_rows(self._made_from()[1].executions))
+
+    def _made_from(self) -> tuple[PopulationTuner, Sources]:
+        if self.tuner is None or self.sources is None:
+            raise PopDescentError(
+                describe(
+                    "A result of numbers only has no model, schedule or table.",
+                    "Expected one that `search` has returned.",
+                )
+            )
+        return self.tuner, self.sources
 
     def _facts(self) -> list[tuple[str, str]]:
         replaced = self.num_born - self.population_size * self.num_executions
@@ -188,7 +245,7 @@ def make_result(
         num_executions=len(runs),
         num_born=sum(len(history.births()) for history in histories),
         num_diverged=sum(history.num_diverged for history in histories),
-        iterations=len(run.loop.history),
+        iterations=run.loop.history.records[-1].iteration,
         gradient_steps=sum(history.gradient_steps for history in histories),
         seconds=sum(history.records[-1].seconds for history in histories),
         interrupted=any(one.loop.interrupted for one in runs),
@@ -196,6 +253,13 @@ def make_result(
         validation=validation,
         heldout=heldout,
         tuner=tuner,
+        sources=Sources(
+            trial=run.trials[best.member_id],
+            winner=best,
+            export=run.loop.executor.exporter(),
+            blueprint=run.blueprint,
+            executions=[one.table_entry() for one in runs],
+        ),
     )
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import keras
 
-from keras_popdescent.callbacks.schedule import ScheduleCallback
+from keras_popdescent.callbacks.schedule import ScheduleCallback, refuse_multipliers
 from keras_popdescent.data import SearchData
 from keras_popdescent.data.search_data import DEFAULT_BATCH_SIZE
 from keras_popdescent.errors import ArgumentError, describe
-from keras_popdescent.history import Schedule, Segment
+from keras_popdescent.history import History, Schedule, Segment
 from keras_popdescent.hyperparameters import BATCH_SIZE, find_handles
 from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.kept import Kept
 from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.own.state import capture_own, fill
@@ -23,6 +24,21 @@ from keras_popdescent.tuners.own.state import capture_own, fill
 # Where a learning rate that is a plain number is.
 RATE = "optimizer.learning_rate"
 Build = Callable[[Values], keras.Model]
+
+
+def schedule_of(
+    history: History, winner: Kept, blueprint: Blueprint, bindings: Mapping[str, Any]
+) -> Schedule:
+    """Return the complete schedule of a member up to the moment in which it was kept.
+
+    Args:
+        history: The history of its execution.
+        winner: The member.
+        blueprint: See `complete_schedule`.
+        bindings: See `complete_schedule`.
+    """
+    schedule = history.schedule(winner.member_id, until=winner.gradient_steps)
+    return complete_schedule(schedule, blueprint, bindings)
 
 
 def complete_schedule(
@@ -91,9 +107,9 @@ def retrain(
             the schedule has.
 
     Raises:
-        ArgumentError: If the strategy's own multipliers changed, which no plain model has.
+        ArgumentError: If the strategy scaled the loss, which no plain model does.
     """
-    _refuse_multipliers(schedule)
+    refuse_multipliers(schedule)
     samples = getattr(data.training, "num_samples", None)
     arguments = dict(fit_arguments)
     default = int(arguments.pop("batch_size", None) or DEFAULT_BATCH_SIZE)
@@ -157,19 +173,3 @@ def _from_zero(schedule: Schedule, part: list[Segment]) -> Schedule:
         ema_momentum=schedule.ema_momentum,
         averaged_at=tuple(step - begin for step in schedule.averaged_at if begin < step <= end),
     )
-
-
-def _refuse_multipliers(schedule: Schedule) -> None:
-    changing = [
-        name
-        for name in (LOSS_SCALE, L2_SCALE)
-        if len({segment.values.get(name) for segment in schedule}) > 1
-    ]
-    if changing:
-        raise ArgumentError(
-            describe(
-                "The schedule scales the loss, which a plain `fit` cannot do.",
-                "Expected a search with `PopDescent()` or `PopDescent.paper()`.",
-                changing=changing,
-            )
-        )

@@ -27,7 +27,7 @@ from keras_popdescent.strategies import (
     PopDescent,
     SearchSpace,
 )
-from keras_popdescent.testing import FixedStrategy, scripted_loop
+from keras_popdescent.testing import FixedStrategy, ScriptedExecutor, scripted_loop
 
 NAN, INF = float("nan"), float("inf")
 FIRST = [{"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3}]
@@ -440,6 +440,16 @@ def test_closing_rounds_are_as_long_as_an_iteration_by_default():
     loop.run()
     advance = loop.executor.advances[-1]
     assert (advance.num_batches, advance.batch_size, advance.score) == (4, None, True)
+
+
+def test_closing_is_passed_over_where_the_executor_cannot(monkeypatch):
+    monkeypatch.setattr(ScriptedExecutor, "closes", False)
+    strategy = FixedStrategy(closing=ClosingPlan(3))
+    loop = scripted_loop(strategy, [[1.0]] * 3, iterations=1)
+    loop.run()
+    assert len(loop.executor.advances) == 1
+    assert not loop.history.records[-1].closing
+    assert any("no closing training" in note for note in loop.notes)
 
 
 def test_no_closing_after_an_interrupt():

@@ -630,7 +630,12 @@ class TestAfterwards:
     def test_the_oracles_files_are_json(self, tmp_path, data):
         tuner = make(build_layers, tmp_path)
         tuner.search(*data, **FIT)
-        for path in (tmp_path / "untitled_project").rglob("*.json"):
+        files = list((tmp_path / "untitled_project").rglob("*.json"))
+        # A file for each trial, the oracle's, the tuner's.
+        names = [path.name for path in files]
+        assert names.count("trial.json") == len(tuner.oracle.trials) > 0
+        assert {"oracle.json", "tuner0.json"} <= set(names)
+        for path in files:
             json.loads(path.read_text())
 
     def test_hooks_of_a_subclass(self, tmp_path, data):
@@ -746,3 +751,16 @@ def test_a_fit_of_the_models_own_is_said_not_to_be_called(tmp_path, data):
     tuner = make(build, tmp_path)
     with pytest.warns(UserWarning, match="`Mine.fit` is not called.*HyperModel"):
         tuner.search(*data, **FIT)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"populaton_size": 3}, "Received: argument='populaton_size', value=3"),
+        ({"fix": 1}, "Received: argument='fix', value=1"),
+        ({"tune_new_entries": False}, "nothing to tune.*Received: hyperparameters=None"),
+    ],
+)
+def test_what_came_is_said(tmp_path, given, words):
+    with pytest.raises(ArgumentError, match=words):
+        make(build_layers, tmp_path, **given)

@@ -11,7 +11,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_popdescent import Offspring, PopDescentTuner
+from keras_popdescent import ESGD, ClosingPlan, Offspring, PopDescent, PopDescentTuner
 from keras_popdescent.errors import (
     ArgumentError,
     DivergedError,
@@ -718,11 +718,8 @@ def test_children_of_several_parents_have_their_average():
     assert inherit([parent(1.0)], alone).steps == 7
 
 
-@pytest.mark.parametrize(
-    ("rule", "kept"), [("inherit", 2), ("restart", 1), ("fresh_slots", 1), ("fresh", 0)]
-)
+@pytest.mark.parametrize(("rule", "kept"), [("inherit", 2), ("restart", 1), ("fresh", 0)])
 def test_the_optimizer_of_a_child(rule, kept):
-    """No counter is shared here: `"fresh_slots"` is a restart."""
     slots = (np.array(7), np.ones(2))
     parent = OwnState((np.ones(2),), slots, (1, 2), "Adam", trainable=(0,), steps=7)
     state = inherit([parent], Offspring(0, (0,), {}, optimizer_state=rule))
@@ -733,6 +730,50 @@ def test_the_optimizer_of_a_child(rule, kept):
 def test_children_cannot_be_tried_out():
     with pytest.raises(ObjectiveError, match="before they are born"):
         OwnTraining.try_out(object.__new__(OwnTraining), [])
+
+
+def test_a_child_cannot_share_its_parents_step_counter():
+    child = Offspring(slot=0, parents=(0,), values={}, optimizer_state="fresh_slots")
+    with pytest.raises(ArgumentError, match="share a step counter.*fresh_slots"):
+        inherit([OwnState((), (), (0, 0))], child)
+
+
+class TestStrategies:
+    @pytest.mark.parametrize(
+        ("strategy", "words"),
+        [
+            (PopDescent.reference(), "scales the loss.*loss_scale"),
+            (PopDescent(optimizer_state="fresh_slots"), "share a step counter"),
+            (ESGD(), "before they are born"),
+        ],
+    )
+    def test_what_would_have_no_effect_is_refused_before_any_call(self, tmp_path, strategy, words):
+        class Uncalled(keras_tuner.HyperModel):
+            def build(self, hp):
+                hp.Float("rate", 1e-3, 1e-1)
+
+            def fit(self, hp, model, **kwargs):
+                raise keras_tuner.errors.FatalError("called")
+
+        tuner = make(Uncalled(), tmp_path, strategy=strategy)
+        with pytest.raises(ArgumentError, match=words):
+            tuner.search(epochs=2, verbose=0)
+        assert tuner.oracle.trials == {}
+
+    def test_closing_training_is_passed_over(self, tmp_path, data):
+        strategy = FixedStrategy(closing=ClosingPlan(rounds=2))
+        tuner = make(Hyper(), tmp_path, strategy=strategy)
+        result = tuner.search(*data, validation_split=0.25, epochs=4, verbose=0)
+        for mine, best in zip(
+            result.best_model.get_weights(), tuner.get_best_models()[0].get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(mine, best)
+        assert not any(record.closing for record in tuner.history.records)
+        assert tuner.history.gradient_steps == 3 * 4 * 3
+        loop = tuner._runs[0].loop
+        assert any("no closing training" in note for note in loop.notes)
+        # The display waits for no more rounds.
+        assert loop.rounds_closed == 2
 
 
 def test_calls_planned():

@@ -1,9 +1,12 @@
 """After a search: result, tables, schedule, retraining, held-out data; and budgets."""
 
 import csv
+import gc
 import json
 import math
 import time
+import weakref
+from dataclasses import replace
 
 import keras
 import keras_tuner
@@ -11,9 +14,17 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescent, PopDescentTuner, Schedule
-from keras_popdescent.errors import ArgumentError, BindingError, ModelError, ProjectError
-from keras_popdescent.strategies import UnitMutation
+from keras_popdescent.errors import (
+    ArgumentError,
+    BindingError,
+    ModelError,
+    PopDescentError,
+    ProjectError,
+)
+from keras_popdescent.history import Segment
+from keras_popdescent.strategies import ClosingPlan, UnitMutation
 from keras_popdescent.tuners.arguments import check_initial_values
+from keras_popdescent.tuners.retraining import retrain
 from tests.tuners.conftest import build_model
 
 FIT = {"batch_size": 32, "validation_split": 0.2, "verbose": 0}
@@ -66,6 +77,48 @@ class TestResult:
         assert isinstance(result.best_model, keras.Model)
         assert len(result.table) == result.num_born
 
+    def test_two_searches_have_results_of_their_own(self, tmp_path, data):
+        tuner = make(tmp_path, checkpoint=False, batches_per_iteration=4)
+        results = []
+        for iterations in (8, 1):
+            tuner.iterations = iterations
+            results.append(tuner.search(*data, **FIT, heldout_data=(data[0][:64], data[1][:64])))
+        first, second = results
+        assert first.best_score < second.best_score  # so the tuner's best is the first one's
+        assert second.schedule.gradient_steps <= 4 < first.schedule.gradient_steps
+        assert len(second.table) == second.num_born == 4
+        assert len(first.table) == first.num_born
+        for result in results:
+            model = result.best_model
+            held = model.evaluate(data[0][:64], data[1][:64], verbose=0, return_dict=True)
+            assert held == pytest.approx(result.heldout, rel=1e-4)
+            assert result.table["trial_id"][0] == result.best_trial_id
+            last = result.schedule.segments[-1].values["learning_rate"]
+            assert last == result.best_hyperparameters["learning_rate"]
+
+    def test_a_result_holds_no_population(self, tmp_path, data):
+        tuner = make(tmp_path, checkpoint=False, iterations=1, batches_per_iteration=2)
+        result = tuner.search(*data, **FIT)
+        population = weakref.ref(tuner._runs[0].loop.executor)
+        tuner._runs.clear()
+        gc.collect()
+        assert population() is None
+        assert isinstance(result.best_model, keras.Model)
+
+    def test_closing_training_is_no_iteration(self, tmp_path, data):
+        strategy = PopDescent(closing=ClosingPlan(rounds=1, batches=2))
+        tuner = make(tmp_path, strategy=strategy, iterations=3, batches_per_iteration=2)
+        result = tuner.search(*data, **FIT)
+        assert result.iterations == 3 and "3 iterations" in repr(result)
+        assert result.history.records[-1].closing
+
+    def test_numbers_only(self, searched):
+        alone = replace(searched[1], tuner=None, sources=None)
+        assert "best val_loss" in repr(alone)
+        for ask in ("best_model", "schedule", "table"):
+            with pytest.raises(PopDescentError, match="numbers only"):
+                getattr(alone, ask)
+
     def test_the_words(self, searched):
         _, result = searched
         text = repr(result)
@@ -76,8 +129,6 @@ class TestResult:
         assert "<th>learning_rate</th>" in html
 
     def test_names_are_escaped(self, searched):
-        from dataclasses import replace
-
         _, result = searched
         odd = replace(result, best_hyperparameters={"<b>": 1.0})
         assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
@@ -264,6 +315,19 @@ class TestSchedule:
         model.fit(*data, batch_size=32, epochs=50, verbose=0,
                   callbacks=[schedule.as_callback(stop=True)])  # fmt: skip
         assert int(model.optimizer.iterations) == schedule.gradient_steps
+
+    @pytest.mark.parametrize("name", ["popdescent/loss_scale", "popdescent/l2_scale"])
+    def test_a_constant_multiplier_is_refused_too(self, name):
+        scalars = {"optimizer.learning_rate": 0.1}
+
+        def schedule(scale):
+            return Schedule((Segment(0, 4, {name: scale}, 0, scalars),), (name,))
+
+        with pytest.raises(ArgumentError, match=f"scales the loss.*{name}"):
+            schedule(0.5).as_callback()
+        with pytest.raises(ArgumentError, match=f"scales the loss.*{name}"):
+            retrain(schedule(0.5), lambda values: pytest.fail("built"), None, {}, None)
+        schedule(1.0).as_callback()
 
     def test_another_model(self, searched, data):
         model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3)])

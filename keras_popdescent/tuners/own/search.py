@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_popdescent.data import NO_DATA
-from keras_popdescent.errors import DivergedError, TrainingError, describe
+from keras_popdescent.errors import ArgumentError, DivergedError, TrainingError, describe
 from keras_popdescent.population.executor import Setup
+from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.tuners.execution import Execution
 from keras_popdescent.tuners.exploration import explore
 from keras_popdescent.tuners.heldout import prepare_heldout
 from keras_popdescent.tuners.models import save_best
 from keras_popdescent.tuners.own.blueprint import OwnTrainingBlueprint
 from keras_popdescent.tuners.own.calls import plan_calls
-from keras_popdescent.tuners.own.training import OwnTraining
+from keras_popdescent.tuners.own.state import check_optimizer_state
+from keras_popdescent.tuners.own.training import OwnTraining, unscored_candidates
 from keras_popdescent.tuners.result import SearchResult, make_result
 
 if TYPE_CHECKING:
@@ -56,6 +58,26 @@ def _failed(error: Exception) -> TrainingError:
     )
 
 
+def _check_strategy(strategy: Strategy) -> None:
+    """Refuse a strategy whose decisions would be recorded and have no effect.
+
+    Raises:
+        ArgumentError: Saying what it decides.
+    """
+    if strategy.multipliers:
+        raise ArgumentError(
+            describe(
+                "The strategy scales the loss, which is your own training's.",
+                "Expected a strategy without multipliers, `PopDescent()` for example.",
+                multipliers=strategy.multipliers,
+                strategy=strategy.get_config(),
+            )
+        )
+    if strategy.tries_candidates:
+        raise unscored_candidates()
+    check_optimizer_state(getattr(strategy, "optimizer_state", "inherit"))
+
+
 @_quick_collections()
 def search_with_own_training(
     tuner: PopulationTuner,
@@ -72,7 +94,15 @@ def search_with_own_training(
         args: Positional arguments of `search`.
         fit_kwargs: Arguments of `search` by name.
         heldout_data: Data that the best model is scored on at the end.
+
+    Raises:
+        ArgumentError: For a strategy, or arguments, that cannot work with such training.
+        TrainingError: If the code failed so often in a row that the search ends, or in every call.
+        ResultError: If it returned what cannot be a score.
+        ModelError: If what it builds cannot take over its parent's weights.
+        DivergedError: If no member is finite for three iterations in a row, or ever was.
     """
+    _check_strategy(tuner.strategy)
     kwargs = dict(fit_kwargs)
     calls = plan_calls(
         code,

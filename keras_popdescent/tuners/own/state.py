@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_popdescent.errors import ModelError, describe
+from keras_popdescent.errors import ArgumentError, ModelError, describe
 from keras_popdescent.population.export import put_into
 from keras_popdescent.population.state import MemberState, add_noise
 from keras_popdescent.strategies.base import Offspring
@@ -90,8 +90,29 @@ def fill(model: keras.Model, state: OwnState) -> None:
     put_into(model, state)
 
 
+def check_optimizer_state(rule: str) -> None:
+    """Refuse a rule for children's optimizers that cannot be kept between calls.
+
+    Raises:
+        ArgumentError: For `"fresh_slots"`: each call has an optimizer, and a counter, of its own.
+    """
+    if rule == "fresh_slots":
+        raise ArgumentError(
+            describe(
+                "Parent and child cannot share a step counter where your own code trains them.",
+                "Expected 'inherit', 'restart' or 'fresh'.",
+                optimizer_state=rule,
+            )
+        )
+
+
 def inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
-    """Return a child's state: weights with noise (of several parents, averaged), and optimizer."""
+    """Return a child's state: weights with noise (of several parents, averaged), and optimizer.
+
+    Raises:
+        ArgumentError: For `optimizer_state="fresh_slots"`.
+    """
+    check_optimizer_state(child.optimizer_state)
     first = parents[0]
     weights = list(first.weights)
     if all(len(parent.weights) == len(weights) for parent in parents[1:]):
@@ -99,8 +120,7 @@ def inherit(parents: Sequence[OwnState], child: Offspring) -> OwnState:
             weights[index] = np.mean([parent.weights[index] for parent in parents], axis=0)
     add_noise(weights, first.trainable, child.weight_noise)
     # The step counter comes first in Keras's optimizers.
-    kept_slots = {"inherit": None, "restart": 1, "fresh_slots": 1, "fresh": 0}
-    kept = first.optimizer[: kept_slots[child.optimizer_state]]
+    kept = first.optimizer[: {"inherit": None, "restart": 1, "fresh": 0}[child.optimizer_state]]
     groups = zip(*(parent.models for parent in parents), strict=False)
     return replace(
         first,

@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -28,6 +29,7 @@ from keras_popdescent.errors import (
     TrainingError,
     describe,
 )
+from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.seeding import borrowed_globals, integer_seed
 from keras_popdescent.population.state import MemberState
@@ -122,6 +124,7 @@ class OwnTraining(Executor):
     averages = False
     # How often the user's code is called for a slot is planned beforehand.
     focuses = False
+    closes = False
 
     def start(self, setup: Setup) -> None:
         size = len(setup.values)
@@ -242,13 +245,7 @@ class OwnTraining(Executor):
             ) from error
 
     def try_out(self, candidates: Sequence[Offspring]) -> list[float]:
-        raise ObjectiveError(
-            describe(
-                "The strategy scores children before they are born, and your own training scores "
-                "members only after it has trained them.",
-                "Expected a strategy without candidates, `PopDescent()` for example.",
-            )
-        )
+        raise unscored_candidates()
 
     def apply(self, offspring: Sequence[Offspring]) -> None:
         states, calls = list(self._states), list(self._num_calls)
@@ -269,20 +266,18 @@ class OwnTraining(Executor):
         self._states[slot] = capture_own([model])
 
     def feed(self, data: SearchData) -> None:
-        raise NotImplementedError("Your own training brings the data.")
+        raise TrainingError(
+            describe(
+                "Your own training brings the data.",
+                fix="Pass them to `search`, whose arguments it gets.",
+            )
+        )
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
-        if not isinstance(state, OwnState) or not state.weights:
-            raise ModelError(
-                describe(
-                    "Your own training has left no Keras model.",
-                    "Expected it to build the model with `self.hypermodel.build(hp)`.",
-                    "Override `load_model` beside it, or use `get_best_hyperparameters`.",
-                )
-            )
-        model = self._setup.blueprint.build_seeded(values, 0)
-        fill(model, state)
-        return model
+        return self.exporter()(values, state)
+
+    def exporter(self) -> Callable[[Values, MemberState], keras.Model]:
+        return partial(_export, self._setup.blueprint)
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -309,6 +304,31 @@ class OwnTraining(Executor):
         for life in getattr(self, "_lives", []):
             life.end()
         self._models.clear()
+
+
+def _export(blueprint: Blueprint, values: Values, state: MemberState) -> keras.Model:
+    if not isinstance(state, OwnState) or not state.weights:
+        raise ModelError(
+            describe(
+                "Your own training has left no Keras model.",
+                "Expected it to build the model with `self.hypermodel.build(hp)`.",
+                "Override `load_model` beside it, or use `get_best_hyperparameters`.",
+            )
+        )
+    model = blueprint.build_seeded(values, 0)
+    fill(model, state)
+    return model
+
+
+def unscored_candidates() -> ObjectiveError:
+    """Return the error for a strategy that scores children before they have trained."""
+    return ObjectiveError(
+        describe(
+            "The strategy scores children before they are born, and your own training scores "
+            "members only after it has trained them.",
+            "Expected a strategy without candidates, `PopDescent()` for example.",
+        )
+    )
 
 
 def _steps(before: OwnState, after: OwnState) -> int:
