@@ -176,11 +176,11 @@ class TestAgreement:
         assert count(branch) >= 3 * 100 * 4
 
     @pytest.mark.parametrize("batches", ["own", "common", "subset"])
-    @pytest.mark.parametrize("sample", ["whole", "common", "own"])
-    def test_plans(self, batches, sample):
-        first, second = self.pair(
-            training=TrainingPlan(batches, passes=2), scoring=ScoringPlan(sample, 12)
-        )
+    @pytest.mark.parametrize(
+        "scoring", [ScoringPlan(), ScoringPlan("common", 12), ScoringPlan("own", 12)]
+    )
+    def test_plans(self, batches, scoring):
+        first, second = self.pair(training=TrainingPlan(batches, passes=2), scoring=scoring)
         scores = [
             [report.score for report in executor.advance([0, 1, 2], 4)]
             for executor in (first, second)
