@@ -25,7 +25,7 @@ class LabelSmoothingHandle(Handle):
 
 
 class LossWeightHandle(Handle):
-    """The weight of one output's loss; members are compared under the first model's weights."""
+    """The weight of one output's loss; `LiveModel` compares members under its default."""
 
     unbounded = True
     probe = (0.5, 2.0)

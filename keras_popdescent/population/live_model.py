@@ -14,6 +14,7 @@ from keras_popdescent.errors import BindingError, DataError, ModelError, describ
 from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.hyperparameters._keras_internals import weight_averages
 from keras_popdescent.hyperparameters.handle import Handle
+from keras_popdescent.hyperparameters.losses import LossWeightHandle
 from keras_popdescent.hyperparameters.optimizer import (
     LearningRateHandle,
     inner_optimizer,
@@ -74,6 +75,7 @@ class LiveModel:
         # Who has to be told what is put into the variables: on PyTorch some, elsewhere nobody.
         self._followers = [handle for handle in self.handles if handle.as_number]
         self._follow()
+        self._compare_by_default_weights()
         self._index_variables()
         self._add_averages(ema_momentum)
         self._read, self._write = swap_functions(
@@ -111,6 +113,26 @@ class LiveModel:
             for i, v in enumerate(slots)
             if v.dtype.startswith("int") and v.shape == () and "iteration" in v.name
         ]
+
+    def _compare_by_default_weights(self) -> None:
+        """Have members compared under the loss weights of the default values.
+
+        Those that this model was built with would be others for members of another structure, and
+        in a search that goes on in another process.
+        """
+        space = self.blueprint.space
+        for name, binding in self.bindings.items():
+            if name in space and any(isinstance(h, LossWeightHandle) for h in binding.handles):
+                own = [handle.read() for handle in binding.handles]
+                binding.write(float(space[name].default))
+                for handle, value in zip(binding.handles, own, strict=True):
+                    if isinstance(handle, LossWeightHandle):
+                        handle.neutral = handle.read()
+                    handle.write(value)
+        computed = [h for h in self._computed.handles if isinstance(h, LossWeightHandle)]
+        defaults = self.blueprint.computed_values(space.defaults()) if computed else {}
+        for handle in computed:
+            handle.neutral = defaults.get(handle.path, handle.neutral)
 
     def _index_comparable(self) -> None:
         """Find what is neutral while members are compared, and the numbers that are neutral."""

@@ -147,10 +147,8 @@ class Loop:
 
     def _wanted_momentum(self) -> float | None:
         """Return the momentum that the strategy wants over this budget; None for none."""
-        averaging, number = (
-            self.strategy.averaging,
-            self.settings.iterations - self._first_iteration,
-        )
+        averaging = self.strategy.averaging
+        number = self.settings.iterations - self._first_iteration
         return None if averaging is None else averaging.momentum_over(number) or None
 
     def _averaging_obstacle(self) -> str:

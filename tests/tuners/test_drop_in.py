@@ -421,6 +421,36 @@ class TestModels:
         predicted = tuner.get_best_models()[0].predict({"a": x, "b": x}, verbose=0)
         assert predicted["kind"].shape == (128, 3)
 
+    @pytest.mark.parametrize("other", ["constant", "computed"])
+    def test_members_of_all_structures_are_compared_under_one_loss_weight(self, tmp_path, other):
+        """Equal predictions score equally: under the default weight, whoever is built first."""
+
+        def build(hp):
+            weight = hp.Float("weight", 0.5, 2.0, default=1.0)
+            zeros = {"kernel_initializer": "zeros"}
+            hidden = keras.layers.Dense(hp.Choice("units", [8, 9]), "relu", **zeros)
+            inputs = keras.Input((6,))
+            outputs = {name: keras.layers.Dense(1, name=name, **zeros) for name in "ab"}
+            inner = hidden(inputs)
+            model = keras.Model(inputs, {name: layer(inner) for name, layer in outputs.items()})
+            weights = {"a": weight, "b": 1.0 if other == "constant" else 3.0 - weight}
+            model.compile(
+                keras.optimizers.SGD(1e-9), {"a": "mse", "b": "mse"}, loss_weights=weights
+            )
+            return model
+
+        x = np.ones((64, 6), "float32")
+        first = [{"units": 8, "weight": 2.0}, {"units": 9, "weight": 0.5}]
+        tuner = make(
+            build, tmp_path, population_size=2, num_elites=2, initial_hyperparameters=first
+        )
+        y = {"a": np.full((64, 1), 2.0), "b": np.ones((64, 1))}
+        tuner.search(x, y, **FIT)
+        # Squared errors of 4 and 1.
+        expected = 4.0 + (1.0 if other == "constant" else 2.0)
+        scores = [m.score for record in tuner.history.iterations() for m in record.members]
+        assert scores == pytest.approx([expected] * len(scores), rel=1e-4)
+
     def test_recurrent_layers_and_embeddings(self, tmp_path):
         def build(hp):
             cell = keras.layers.GRU if hp.Boolean("gru") else keras.layers.LSTM
