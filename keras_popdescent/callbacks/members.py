@@ -27,7 +27,6 @@ _BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
 )
-_SAVING = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
 
 
 class _Life:
@@ -230,10 +229,14 @@ def fresh_callback(given: Any, member: Member | None = None) -> keras.callbacks.
         member: The member, which a function may want to know.
 
     Raises:
-        ArgumentError: If the callback cannot be copied, or a function returns none.
+        ArgumentError: If the callback cannot be copied, a function returns none, or it would put
+            weights of other members into this one's model (`BackupAndRestore`).
     """
     if not isinstance(given, keras.callbacks.Callback):
-        return _made(given, member)
+        given = _made(given, member)
+        _refuse_backup(given)
+        return given
+    _refuse_backup(given)
     try:
         return copy.deepcopy(given)
     except Exception as error:
@@ -245,6 +248,18 @@ def fresh_callback(given: Any, member: Member | None = None) -> keras.callbacks.
                 reason=str(error)[:200],
             )
         ) from error
+
+
+def _refuse_backup(callback: keras.callbacks.Callback) -> None:
+    """Refuse a callback that begins with what the last member left in its folder."""
+    if isinstance(callback, keras.callbacks.BackupAndRestore):
+        raise ArgumentError(
+            describe(
+                "`BackupAndRestore` would begin each member with the weights of another one.",
+                fix="Leave it out: a search keeps snapshots of its own, and goes on by itself.",
+                callback=type(callback).__name__,
+            )
+        )
 
 
 def _made(given: Any, member: Member | None) -> keras.callbacks.Callback:
@@ -311,8 +326,8 @@ def _has_batch_hook(given: keras.callbacks.Callback) -> bool:
     """Whether a callback has something to do at a batch."""
     idle = [getattr(keras.callbacks.Callback, name) for name in _BATCH_HOOKS]
     if getattr(given, "save_freq", None) == "epoch":
-        # Keras's callbacks that save have a hook that does nothing then.
-        idle += [kind.on_train_batch_end for kind in _SAVING]
+        # Keras's own hook does nothing then.
+        idle.append(keras.callbacks.ModelCheckpoint.on_train_batch_end)
     # A `LambdaCallback` has functions in the place of some methods.
     hooks = [getattr(given, name) for name in _BATCH_HOOKS]
     return any(getattr(hook, "__func__", hook) not in idle for hook in hooks)

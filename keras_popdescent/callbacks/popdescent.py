@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_popdescent.arguments import check_seed, check_whole
 from keras_popdescent.callbacks.fit_executor import FitExecutor
+from keras_popdescent.callbacks.schedule import check_single_steps
 from keras_popdescent.data import SearchData, prepare_validation
 from keras_popdescent.data.arrays import ArrayBatches
 from keras_popdescent.errors import ArgumentError, PopDescentError, describe
@@ -79,7 +80,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         verbose: 0 for silence, 1 or `"auto"` for a progress display (use `fit(verbose=0)` with it).
 
     Raises:
-        ArgumentError: For an argument that cannot work.
+        ArgumentError: For an argument that cannot work; in `fit`, for a model compiled with
+            `steps_per_execution`.
         BindingError: In `fit`, for a hyperparameter that has no effect on the train step.
 
     Example:
@@ -163,6 +165,7 @@ class PopDescentCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Forget an earlier `fit`."""
+        check_single_steps(self.model)
         self._loop, self._finished = None, False
         self._first_epoch: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,8 @@ class ScheduleCallback(keras.callbacks.Callback):
     Raises:
         ArgumentError: If the schedule does not say what its hyperparameters control, if one changes
             on the way that no running model can change (an activation, a batch size), or if the
-            strategy scaled the loss (`PopDescent.reference()`).
+            strategy scaled the loss (`PopDescent.reference()`); in `fit`, for a model compiled with
+            `steps_per_execution`.
 
     Example:
         ```python
@@ -76,6 +78,7 @@ class ScheduleCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make what changes live."""
+        check_single_steps(self.model)
         self.step = self.initial_step
         self._segment = None
         self._binding = {}
@@ -132,6 +135,13 @@ class ScheduleCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave a plain model behind."""
+        if self.step < self.schedule.gradient_steps:
+            warnings.warn(
+                f"`fit` ended after {self.step:,} of the schedule's "
+                f"{self.schedule.gradient_steps:,} gradient steps. Train for more epochs with "
+                f"`as_callback(stop=True)`, or under `schedule.stretched({self.step})`.",
+                stacklevel=2,
+            )
         sync_from_fit(self.model)
         for binding in self._binding.values():
             binding.detach(self.model)
@@ -187,6 +197,23 @@ def fresh_slots(model: keras.Model) -> dict[int, Any]:
         id(variable): np.array(keras.ops.convert_to_numpy(new))
         for variable, new in zip(optimizer.variables, fresh.variables, strict=True)
     }
+
+
+def check_single_steps(model: keras.Model) -> None:
+    """Refuse a model that makes several steps between two calls of a callback.
+
+    Raises:
+        ArgumentError: If it was compiled with `steps_per_execution` above 1.
+    """
+    if model.steps_per_execution != 1:
+        raise ArgumentError(
+            describe(
+                "The callback counts gradient steps, and `fit` tells it of some of them only.",
+                "Expected `steps_per_execution=1`.",
+                "Compile the model without it, or set `model.steps_per_execution = 1`.",
+                steps_per_execution=model.steps_per_execution,
+            )
+        )
 
 
 def refuse_multipliers(schedule: Schedule) -> None:

@@ -361,11 +361,18 @@ def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
             describe(
                 f"The model does not take the {what}.",
                 fix="Check the shapes of inputs and labels, and the loss.",
-                reason=str(error).strip().splitlines()[0][:300] if str(error) else repr(error),
+                reason=_reason(error),
                 shapes=[getattr(leaf, "shape", None) for leaf in keras.tree.flatten(batch)],
             )
         ) from error
     model.reset_metrics()
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an error that says something; Keras begins with where it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return next(iter(telling or lines), repr(error))[:300]
 
 
 def keep_shared_arrays(model: keras.Model) -> None:

@@ -208,6 +208,16 @@ class Execution(Observer):
             max_failed_builds=getattr(tuner, "max_consecutive_failed_trials", 3),
         )
 
+    def _note_on_births(self) -> list[str]:
+        """Return what `max_trials` makes of the search; RandomSearch means another thing by it."""
+        limit, size = self.loop.settings.max_births, self.loop.settings.population_size
+        if limit is None:
+            return []
+        if limit > size:
+            return [f"max_trials: nobody is replaced after {limit - size} births"]
+        alone = "" if self.loop.strategy.focus is None else ", and the best does not train alone"
+        return [f"max_trials: nobody is replaced{alone}; leave it out, or make it larger"]
+
     def _small_enough(self, blueprint: Blueprint, values: Values) -> Values:
         """Return values whose model keeps to `max_model_size`, drawn anew where it does not."""
         limit = self.tuner.max_model_size
@@ -224,6 +234,7 @@ class Execution(Observer):
         """Train."""
         blueprint = setup.blueprint
         self.loop.notes = [note for note in (*notes, self._executor_note) if note]
+        self.loop.notes += self._note_on_births()
         implicit = getattr(blueprint, "implicit_names", [])
         if implicit:
             names = ", ".join(name.removeprefix("popdescent/") for name in implicit)

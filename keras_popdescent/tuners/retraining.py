@@ -136,6 +136,8 @@ def retrain(
             )
         if before is not None:
             fill(model, capture_own([before]))
+        # How many steps a call makes changes no result; the schedule counts them one by one.
+        at_once, model.steps_per_execution = model.steps_per_execution, 1
         replay = ScheduleCallback(phase, stop=True, previous=replay, averages=phase is phases[-1])
         length = math.ceil(phase.gradient_steps / steps_per_epoch(values))
         if samples is not None:
@@ -146,6 +148,8 @@ def retrain(
             epochs=done + length,
             callbacks=[replay, *callbacks],
         )
+        model.steps_per_execution = at_once
+        model.make_train_function(force=True)
         done += length
     if model is None:
         raise ArgumentError(describe("The schedule is empty."))

@@ -148,7 +148,6 @@ def test_who_wants_to_hear_of_every_batch(tmp_path):
         known.ModelCheckpoint(path): False,
         known.ModelCheckpoint(path, save_freq=3): True,
         Own(path): True,
-        known.BackupAndRestore(tmp_path): False,
         known.LambdaCallback(on_epoch_end=print): False,
         known.LambdaCallback(on_train_batch_end=print): True,
         known.TerminateOnNaN(): True,
@@ -157,6 +156,13 @@ def test_who_wants_to_hear_of_every_batch(tmp_path):
         callbacks = MemberCallbacks([lambda given=callback: given], 8, Budget(4, 2, 8))
         callbacks.births([Member(0, 0, {})])
         assert callbacks.needs_batches(0) is expected
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_no_member_begins_with_what_another_one_left(tmp_path, data, as_function):
+    given = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ArgumentError, match="weights of another one.*Leave it out"):
+        search(tmp_path, data, [(lambda: given) if as_function else given])
 
 
 def test_what_a_callback_does_at_the_end_is_not_handed_on(tmp_path, data):

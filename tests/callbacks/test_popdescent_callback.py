@@ -435,3 +435,11 @@ def test_finish_after_an_interrupted_fit(data, tmp_path):
     loss = keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
     assert float(keras.ops.mean(loss)) == pytest.approx(callback.history.best()[1], rel=1e-4)
     model.save(tmp_path / "model.keras")
+
+
+def test_several_steps_an_execution_are_refused(data):
+    x, y, *validation = data
+    model = compiled()
+    model.steps_per_execution = 2
+    with pytest.raises(ArgumentError, match="steps_per_execution=1"):
+        model.fit(x, y, verbose=0, callbacks=[PopDescentCallback(2, validation_data=validation)])

@@ -220,6 +220,13 @@ def test_data_that_the_model_does_not_take(batch, message):
         LiveModel(RICH, {}, 0, batch)
 
 
+def test_why_the_model_does_not_take_the_data():
+    """Not where Keras was, but what it found."""
+    with pytest.raises(DataError) as raised:
+        LiveModel(RICH, {}, 0, (X[0], Y))
+    assert "Exception encountered" not in str(raised.value)
+
+
 def test_detach_leaves_a_plain_model(tmp_path):
     live = LiveModel(RICH, {}, 0, (X, Y))
     live.write_values({"rate": 0.25, "l2": 0.5, "beta_1": 0.5, "learning_rate": 0.125})

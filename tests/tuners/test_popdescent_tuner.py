@@ -156,6 +156,7 @@ def test_a_finished_project_is_reloaded(searched, data):
 def test_max_trials_bounds_the_births(build, tmp_path, data):
     tuner = make(build, tmp_path, max_trials=7)
     tuner.search(*data, **FIT)
+    assert "max_trials: nobody is replaced after 2 births" in tuner._runs[0].loop.notes
     assert len(tuner.oracle.trials) == 7
     assert tuner.remaining_trials == 0
     # Training goes on without replacement.
@@ -170,6 +171,8 @@ def test_fewer_trials_than_members(build, tmp_path, data):
     tuner.search(*data, **FIT)
     assert tuner.population_size == 2
     assert len(tuner.oracle.trials) == 2
+    notes = [note for note in tuner._runs[0].loop.notes if note.startswith("max_trials: nobody")]
+    assert notes and "does not train alone" in notes[0]
 
 
 def test_executions_are_independent_populations(build, tmp_path, data):

@@ -316,6 +316,20 @@ class TestSchedule:
                   callbacks=[schedule.as_callback(stop=True)])  # fmt: skip
         assert int(model.optimizer.iterations) == schedule.gradient_steps
 
+    def test_a_fit_that_ends_before_its_schedule(self, searched, data):
+        schedule = searched[0].get_best_schedule()
+        with pytest.warns(UserWarning, match="ended after 10 of the schedule's"):
+            build_of(searched[0]).fit(
+                *data, batch_size=32, verbose=0, callbacks=[schedule.as_callback()]
+            )
+
+    def test_several_steps_an_execution(self, searched, data):
+        model = build_of(searched[0])
+        model.compile("adam", model.loss, steps_per_execution=2)
+        callback = searched[0].get_best_schedule().as_callback()
+        with pytest.raises(ArgumentError, match="steps_per_execution=1"):
+            model.fit(*data, verbose=0, callbacks=[callback])
+
     @pytest.mark.parametrize("name", ["popdescent/loss_scale", "popdescent/l2_scale"])
     def test_a_constant_multiplier_is_refused_too(self, name):
         scalars = {"optimizer.learning_rate": 0.1}
@@ -410,6 +424,22 @@ class TestRetraining:
         model = tuner.retrain_best(*data, verbose=0)
         assert int(model.optimizer.iterations) == schedule.gradient_steps
         assert model.layers[0].activation.__name__ == schedule.segments[-1].values["activation"]
+
+    def test_several_steps_an_execution(self, tmp_path, data):
+        """As many steps as the schedule has, and the model is as its author compiled it."""
+
+        def build(hp):
+            model = build_model(hp)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(model.optimizer, loss, steps_per_execution=4)
+            return model
+
+        tuner = make(tmp_path, build, iterations=5, batches_per_iteration=3)
+        tuner.search(*data, **FIT)
+        model = tuner.retrain_best(*data, verbose=0)
+        assert int(model.optimizer.iterations) == tuner.get_best_schedule().gradient_steps
+        assert model.steps_per_execution == 4
+        model.fit(*data, batch_size=32, verbose=0)
 
     def test_the_models_own_values(self, tmp_path, data):
         def build(hp):
