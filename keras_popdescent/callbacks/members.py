@@ -233,9 +233,7 @@ def fresh_callback(given: Any, member: Member | None = None) -> keras.callbacks.
             weights of other members into this one's model (`BackupAndRestore`).
     """
     if not isinstance(given, keras.callbacks.Callback):
-        given = _made(given, member)
-        _refuse_backup(given)
-        return given
+        return _made(given, member)
     _refuse_backup(given)
     try:
         return copy.deepcopy(given)
@@ -269,6 +267,7 @@ def _made(given: Any, member: Member | None) -> keras.callbacks.Callback:
     made = given(member) if _wants_member(given) else given()
     if not isinstance(made, keras.callbacks.Callback):
         raise _no_callback(made)
+    _refuse_backup(made)
     return made
 
 
