@@ -297,12 +297,13 @@ class PopDescentCallback(keras.callbacks.Callback):
             return self.batches_per_iteration or PAPER_BATCHES, ENDLESS
         # Each member's share of the batches that `fit` has.
         epochs_left = int(epochs) - (self._first_epoch or 0)
-        share = epochs_left * int(steps) // self.population_size
+        batches = epochs_left * int(steps)
+        share = batches // self.population_size
         few = min(PAPER_BATCHES, max(share // MIN_ITERATIONS, 1))
         turn = self.batches_per_iteration or few
         if share < turn:
             warnings.warn(
-                f"`fit` has {share * self.population_size} batches: not one turn of {turn} for "
+                f"`fit` has {batches} batches: not one turn of {turn} for "
                 f"each of {self.population_size} members. Nobody will be replaced.",
                 stacklevel=2,
             )

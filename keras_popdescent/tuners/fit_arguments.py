@@ -75,7 +75,8 @@ def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArgument
         raise ArgumentError(
             describe(
                 "`search` got arguments that `keras.Model.fit` has not.",
-                f"It has: {', '.join(_POSITIONS)}.",
+                f"It has: {', '.join(_POSITIONS)}; `search` has `heldout_data` too.",
+                "What the tuner is to do belongs into its constructor.",
                 unknown=unknown or list(args[len(_POSITIONS) :]),
             )
         )

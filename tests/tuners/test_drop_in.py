@@ -204,6 +204,11 @@ class TestArguments:
         with pytest.raises((TypeError, ValueError), match="unrecognized"):
             make(build_layers, tmp_path, unrecognized=3)
 
+    def test_arguments_of_the_constructor_in_search(self, tmp_path, data):
+        tuner = make(build_layers, tmp_path)
+        with pytest.raises(ArgumentError, match="into its constructor.*'batches_per_iteration'"):
+            tuner.search(*data, **FIT, batches_per_iteration=4)
+
     def test_no_hypermodel(self, tmp_path):
         with pytest.raises(ValueError, match="hypermodel=None"):
             make(None, tmp_path)
