@@ -88,7 +88,7 @@ def measure(iterations: int) -> dict[str, float]:
         born = len(tuner.oracle.trials)
     warm, end = sizes[WARM], sizes[-1]
     return {
-        "iterations": len(sizes),
+        "iterations": iterations,
         "members_born": born,
         "mb_at_10": warm / 1e6,
         "mb_at_end": end / 1e6,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -41,6 +42,30 @@ def export_model(
     put_into(model, state)
     put_averages_into(model, state)
     return model
+
+
+def make_all(makers: Sequence[Callable[[], keras.Model]], stacklevel: int = 3) -> list[keras.Model]:
+    """Make several models, the best first; where they share layers, the best has its own weights.
+
+    A build function that uses layers made outside of it puts the same variables into every model.
+
+    Args:
+        makers: Each makes one; in the order in which the models are returned.
+        stacklevel: How far up the caller is whom the warning is for.
+
+    Warns:
+        UserWarning: If models share trainable weights.
+    """
+    models = [make() for make in reversed(makers)][::-1]
+    weights = [id(weight) for model in models for weight in model.trainable_weights]
+    if len(set(weights)) < len(weights):
+        warnings.warn(
+            "The models share trainable weights: layers that are made outside of the build "
+            "function are the same in all of them, and hold the weights of the best one. Ask for "
+            "one model, or make the layers inside.",
+            stacklevel=stacklevel,
+        )
+    return models
 
 
 def build_plain(

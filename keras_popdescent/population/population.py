@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from keras_popdescent.population.budget import Budget, plan_budget
 from keras_popdescent.population.checkpointing import CheckpointPlan, Checkpoints
 from keras_popdescent.population.determinism import make_deterministic
 from keras_popdescent.population.executor import Executor, Setup
+from keras_popdescent.population.export import make_all
 from keras_popdescent.population.loop import Loop
 from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.observer import Observer
@@ -483,10 +485,15 @@ class Population:
         Raises:
             PopDescentError: If nothing was trained yet.
         """
-        return [
-            self.executor.export(member.values, self.executor.capture(member.slot))
-            for member in self._started().ranking()
-        ]
+        ranking = self._started().ranking()
+        # All are captured first: an export may write into layers that models share.
+        states = [self.executor.capture(member.slot) for member in ranking]
+        return make_all(
+            [
+                partial(self.executor.export, member.values, state)
+                for member, state in zip(ranking, states, strict=True)
+            ]
+        )
 
     def best_values(self) -> Values:
         """Return the best member's hyperparameter values.

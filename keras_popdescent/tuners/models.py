@@ -13,7 +13,7 @@ import keras
 from keras_tuner.engine.trial import Trial
 
 from keras_popdescent.errors import ProjectError, describe
-from keras_popdescent.population.export import build_plain
+from keras_popdescent.population.export import build_plain, make_all
 from keras_popdescent.population.kept import Kept
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.tuners.resume import tolerant
@@ -59,7 +59,7 @@ def best_models(tuner: PopulationTuner, num_models: int, own_load: bool) -> list
         export = partial(run.loop.executor.export, kept.values, kept.state)
         found[run.trials[kept.member_id].trial_id] = (run.rank(kept), export)
     ranked = sorted(found.values(), key=lambda entry: entry[0])
-    return [make() for _, make in ranked[:num_models]]
+    return make_all([make for _, make in ranked[:num_models]], stacklevel=4)
 
 
 def load_model(tuner: PopulationTuner, trial: Trial) -> keras.Model:

@@ -206,3 +206,27 @@ def test_the_sequential_executor_exports_after_it_was_closed_with_no_member_lost
     assert isinstance(population.executor, SequentialExecutor)
     population.executor.close()
     assert_close(population.best_model().get_weights(), model.get_weights(), 0.0)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("trainable", [True, False])
+def test_layers_that_builds_share_hold_the_weights_of_the_best(trainable):
+    shared = layers.Dense(6, "tanh", trainable=trainable, name="shared")
+    population = Population(
+        ModelBlueprint(lambda: network(shared), ("learning_rate",)), size=3, seed=0
+    )
+    history = population.fit(X, Y, validation_data=(X, Y), batch_size=8, iterations=3,
+                             batches_per_iteration=4, verbose=0)  # fmt: skip
+    if trainable:
+        with pytest.warns(UserWarning, match="share trainable weights"):
+            models = population.models()
+    else:
+        models = population.models()
+    scores = [model.evaluate(X, Y, verbose=0) for model in models]
+    last = sorted(member.score for member in history.iterations()[-1].members)
+    assert scores[0] == pytest.approx(last[0], rel=1e-4)
+    assert (scores == pytest.approx(last, rel=1e-4)) is not trainable
+    # The members themselves have weights of their own, and go on from them.
+    more = population.fit(X, Y, validation_data=(X, Y), batch_size=8, iterations=4,
+                          batches_per_iteration=4, verbose=0)  # fmt: skip
+    assert min(member.score for member in more.iterations()[-1].members) < last[0] * 1.2

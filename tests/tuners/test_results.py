@@ -570,3 +570,26 @@ def test_initial_values_are_checked_before_training(tmp_path, data):
     tuner = make(tmp_path, initial_hyperparameters=[{"learning_rate": 5.0}])
     with pytest.raises(ArgumentError, match="a value that `learning_rate` cannot have"):
         tuner.search(*data, **FIT)
+
+
+def test_models_that_share_layers_hold_the_weights_of_the_best(tmp_path, data):
+    shared = keras.layers.Dense(8, "relu", name="shared")
+
+    def build(hp):
+        model = keras.Sequential(
+            [keras.layers.Input((8,)), shared, keras.layers.Dense(hp.Int("units", 4, 8)),
+             keras.layers.Dense(3)]
+        )  # fmt: skip
+        model.compile(
+            keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        return model
+
+    tuner = make(tmp_path, build, iterations=6, batches_per_iteration=4)
+    tuner.search(*data, **FIT)
+    with pytest.warns(UserWarning, match="share trainable weights.*make the layers inside"):
+        best, *_ = tuner.get_best_models(3)
+    x, y = (part[-len(part) // 5 :] for part in data)
+    expected = tuner.oracle.get_best_trials()[0].score
+    assert best.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-4)
