@@ -14,7 +14,8 @@ from benchmarks.default_preset import contestants, sensitivity, tables, tasks
 from benchmarks.searches.task import Found, Range
 from keras_popdescent import Averaging, PopDescent
 from keras_popdescent.plots.style import RC
-from keras_popdescent.strategies import Strategy
+from keras_popdescent.strategies import PopulationView, Strategy
+from keras_popdescent.strategies.space import LogDimension, SearchSpace
 
 RNG = np.random.default_rng(0)
 
@@ -106,6 +107,29 @@ class TestContestants:
         assert all(
             isinstance(make(), Strategy) for make in contestants.candidates.CANDIDATES.values()
         )
+
+    def test_smoothed_scores_follow_a_line(self):
+        space = SearchSpace([LogDimension("rate", 1e-4, 1e-1, 1e-3)])
+        values = [{"rate": 1e-3}] * 3
+        strategy = contestants.candidates.SmoothedScores(0.5)
+        rng = np.random.default_rng(0)
+        strategy.start(3, space, rng)
+
+        def evolve(*scores):
+            view = PopulationView(np.array(scores), values, 1, 10, 2, space)
+            [child] = strategy.evolve(view, rng)
+            return child
+
+        first = evolve(1.0, 2.0, 5.0)
+        assert first.slot == 2
+        inherited = (1.0, 2.0, 5.0)[first.parents[0]]
+        # The last scores alone would replace the first slot in either case.
+        second = evolve(1.9, 1.0, 1.8)
+        assert second.slot == int(np.argmax((1.45, 1.5, (inherited + 1.8) / 2.0))) != 0
+        # What diverged has no score, whatever it was before; a new search begins anew.
+        assert evolve(1.0, np.nan, 1.0).slot == 1
+        strategy.start(3, space, rng)
+        assert evolve(1.0, 2.0, 1.5).slot == 1
 
 
 class TestRunning:

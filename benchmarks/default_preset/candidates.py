@@ -7,9 +7,46 @@ validation nor test; the held-out parts choose nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from keras_popdescent import Annealing, Averaging, Focus, PopDescent, Strategy
-from keras_popdescent.strategies import UnitMutation
+from keras_popdescent.strategies import Offspring, PopulationView, ScoringPlan, UnitMutation
+from keras_popdescent.strategies.space import SearchSpace, Values
+
+
+class SmoothedScores(PopDescent):
+    """`PopDescent` that compares members by a moving average of the scores along their lines.
+
+    Args:
+        momentum: Share that the average keeps in each iteration, from 0 to 1 exclusive.
+        **kwargs: Arguments of `PopDescent`.
+    """
+
+    def __init__(self, momentum: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self._means: np.ndarray | None = None
+
+    def _start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
+        self._means = None
+        return super()._start(size, space, rng)
+
+    def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
+        now = np.asarray(view.scores, dtype=float)
+        before = now if self._means is None else self._means
+        means = self.momentum * before + (1.0 - self.momentum) * now
+        # A member that diverged has no score, and none to remember.
+        means = np.where(np.isfinite(means), means, now)
+        offspring = super()._evolve(replace(view, scores=means), rng)
+        after = means.copy()
+        for child in offspring:
+            after[child.slot] = means[child.parents[0]]
+        self._means = after
+        return offspring
+
 
 CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
     "all members to the end": lambda: PopDescent(focus=None),
@@ -30,4 +67,11 @@ CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
     "least width 0.1": lambda: PopDescent(UnitMutation(0.5, least=0.1)),
     "width 1": lambda: PopDescent(UnitMutation(1.0, least=0.2)),
     "noise 0.05": lambda: PopDescent(noise_scale=0.05),
+    "scores smoothed over two iterations": lambda: SmoothedScores(0.5),
+    "scores smoothed over five iterations": lambda: SmoothedScores(0.8),
+    "smoothed over five iterations, no averages of weights": lambda: SmoothedScores(
+        0.8, averaging=None
+    ),
+    "a common sample of 50": lambda: PopDescent(scoring=ScoringPlan("common", 50)),
+    "a common sample of half": lambda: PopDescent(scoring=ScoringPlan("common", 125)),
 }
