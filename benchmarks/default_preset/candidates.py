@@ -41,10 +41,9 @@ class SmoothedScores(PopDescent):
         # A member that diverged has no score, and none to remember.
         means = np.where(np.isfinite(means), means, now)
         offspring = super()._evolve(replace(view, scores=means), rng)
-        after = means.copy()
+        self._means = means.copy()
         for child in offspring:
-            after[child.slot] = means[child.parents[0]]
-        self._means = after
+            self._means[child.slot] = means[child.parents[0]]
         return offspring
 
 
@@ -73,5 +72,5 @@ CANDIDATES: Mapping[str, Callable[[], Strategy]] = {
         0.8, averaging=None
     ),
     "a common sample of 50": lambda: PopDescent(scoring=ScoringPlan("common", 50)),
-    "a common sample of half": lambda: PopDescent(scoring=ScoringPlan("common", 125)),
+    "a common sample of 125": lambda: PopDescent(scoring=ScoringPlan("common", 125)),
 }
