@@ -13,7 +13,7 @@ from keras_popdescent._imports import optional_import
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.history.records import BirthRecord, IterationRecord
 from keras_popdescent.history.schedule import Schedule, Segment
-from keras_popdescent.operators.fitness import Direction
+from keras_popdescent.operators.fitness import Direction, cost
 
 
 class History:
@@ -137,18 +137,12 @@ class History:
         return number
 
     def best(self) -> tuple[int, float] | None:
-        """Return (member id, score) of the best finite score ever, None before the first."""
-        scores = [
-            (member.score, member.member_id)
-            for record in self.records
-            for member in record.members
-            if math.isfinite(member.score)
-        ]
-        if not scores:
-            return None
-        key = min if self.direction == "min" else max
-        score, member_id = key(scores, key=lambda pair: pair[0])
-        return member_id, score
+        """Return (member id, score) of the best finite score ever, None before the first.
+
+        A score from before a member's birth, where it was tried out, is one too.
+        """
+        scores = [pair for record in self.records for pair in record.finite_scores()]
+        return min(scores, key=lambda pair: cost(pair[1], self.direction), default=None)
 
     def lineage(self, member_id: int) -> list[int]:
         """Return the member's line of first parents, the oldest first, itself last.
@@ -277,11 +271,11 @@ class History:
                 lives.setdefault(member.member_id, []).append(
                     (record.iteration, member.score, member.gradient_steps)
                 )
-        pick = min if self.direction == "min" else max
         rows = []
         for member_id, birth in sorted(births.items()):
             life = lives.get(member_id, [])
-            finite = [score for _, score, _ in life if math.isfinite(score)]
+            scores = [*([] if birth.score is None else [birth.score]), *(s for _, s, _ in life)]
+            finite = [score for score in scores if math.isfinite(score)]
             rows.append(
                 {
                     "member_id": member_id,
@@ -290,8 +284,10 @@ class History:
                     "iterations": len(life),
                     "gradient_steps": life[-1][2] if life else birth.inherited_steps,
                     "inherited_steps": birth.inherited_steps,
-                    "score": life[-1][1] if life else None,
-                    "best_score": pick(finite) if finite else None,
+                    "score": scores[-1] if scores else None,
+                    "best_score": min(
+                        finite, key=lambda score: cost(score, self.direction), default=None
+                    ),
                     **birth.values,
                 }
             )

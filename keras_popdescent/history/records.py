@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -49,6 +50,7 @@ class BirthRecord:
         strength: How hard it was mutated.
         weight_noise: Kind, standard deviation and seed of the weight noise.
         optimizer_state: What its optimizer started with.
+        score: Its score before it has trained, where it was tried out; None else.
     """
 
     slot: int
@@ -61,6 +63,7 @@ class BirthRecord:
     strength: float = 0.0
     weight_noise: Mapping[str, Any] = field(default_factory=dict)
     optimizer_state: str = "fresh"
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,12 @@ class IterationRecord:
     rate_factor: float = 1.0
     ema_momentum: float | None = None
     fresh_optimizer: bool = False
+
+    def finite_scores(self) -> list[tuple[int, float]]:
+        """Return (member id, score) of all members, and of children that were tried out."""
+        pairs = [(member.member_id, member.score) for member in self.members]
+        pairs += [(b.member_id, b.score) for b in self.births if b.score is not None]
+        return [(member_id, score) for member_id, score in pairs if math.isfinite(score)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as nested dicts and lists."""

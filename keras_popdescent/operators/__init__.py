@@ -1,5 +1,6 @@
 """Small pure functions that strategies are made of."""
 
+from keras_popdescent.operators.fitness import cost as cost
 from keras_popdescent.operators.fitness import fitness as fitness
 from keras_popdescent.operators.mutation import log_normal as log_normal
 from keras_popdescent.operators.mutation import reflect as reflect

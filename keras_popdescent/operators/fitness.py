@@ -6,12 +6,28 @@ Source: Population Descent (arXiv 2310.14671), Algorithm 1 ("FITNESS: individual
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Direction = Literal["min", "max"]
+
+
+def cost(score: float | None, direction: Direction) -> float:
+    """Return a score as a number of which less is better.
+
+    Args:
+        score: A raw objective value; None where there is none.
+        direction: `"min"` or `"max"`, the user's direction.
+
+    Returns:
+        The score, negated where it is to be maximised; infinity where it is not finite, or None.
+    """
+    if score is None or not math.isfinite(score):
+        return math.inf
+    return float(score if direction == "min" else -score)
 
 
 def fitness(scores: NDArray[np.float64], direction: Direction = "min") -> NDArray[np.float64]:
@@ -22,6 +38,10 @@ def fitness(scores: NDArray[np.float64], direction: Direction = "min") -> NDArra
     - A rate (direction `"max"`, every finite score in [0, 1]): the score itself.
     - Any other score to maximise: `2 / (2 + (best - score))`.
     - A non-finite score: 0, the only way to get it. Finite scores get at least 1e-12.
+
+    So the best member has fitness 1 where losses are negative, and where a score that is no rate is
+    maximised. It saturates, too: losses below 1e-16 all have 1. Whom to replace is decided by
+    `PopulationView.costs`.
 
     Args:
         scores: (population_size,) float array of raw objective values.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from keras_popdescent.arguments import check_number, check_one_of
 
 NoiseKind = Literal["none", "gaussian", "relative", "scalar"]
 
@@ -20,11 +22,18 @@ class NoiseSpec:
             `"none"`: no noise.
         sd: Standard deviation, at least 0; 0 leaves the weights as they are.
         seed: Seed of the draw, so that a record says exactly what was added.
+
+    Raises:
+        ArgumentError: If there is no such kind, or `sd` is no finite number of at least 0.
     """
 
     kind: NoiseKind = "none"
     sd: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_one_of("kind", self.kind, get_args(NoiseKind))
+        check_number("sd", self.sd, 0.0, none=False)
 
     @property
     def is_zero(self) -> bool:

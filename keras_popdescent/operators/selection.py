@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def weakest(fitness: NDArray[np.float64], count: int) -> list[int]:
+def weakest(costs: NDArray[np.float64], count: int) -> list[int]:
     """Return the slots of the `count` weakest members, weakest first (Algorithm 1, line 10).
 
-    Members of fitness 0 (a non-finite score) come first. Of two equally fit members the one in the
+    Members of infinite cost (a non-finite score) come first. Of two equal members the one in the
     higher slot counts as weaker, so that the result does not depend on the sorting algorithm.
 
     Args:
-        fitness: (population_size,) float array in [0, 1].
+        costs: (population_size,) float array, less is better; see `PopulationView.costs`.
         count: How many, 0 ... population_size.
     """
-    order = sorted(range(len(fitness)), key=lambda slot: (fitness[slot], -slot))
+    order = sorted(range(len(costs)), key=lambda slot: (-costs[slot], -slot))
     return order[:count]
 
 

@@ -149,10 +149,18 @@ def read_lives(history: History) -> Lives:
     }
     member_id, score = best
     life = by_id[member_id]
-    index = int(np.flatnonzero(life.scores == score)[0])
     line = tuple(history.lineage(member_id))
-    when = (int(life.iterations[index]), int(life.steps[index]), int(life.line_steps[index]))
-    return Lives(by_id, Winner(line, score, *when))
+    return Lives(by_id, Winner(line, score, *_moment(life, score)))
+
+
+def _moment(life: Life, score: float) -> tuple[int, int, int]:
+    """Return the iteration, the population's and the line's gradient steps of a member's score."""
+    found = np.flatnonzero(life.scores == score)
+    if not found.size:
+        # It was tried out before its birth, and never was so good again.
+        return life.born, life.start, life.inherited
+    index = int(found[0])
+    return int(life.iterations[index]), int(life.steps[index]), int(life.line_steps[index])
 
 
 def _life(points: list[tuple[int, int, int, float]], **birth: Any) -> Life:

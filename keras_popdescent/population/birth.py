@@ -60,5 +60,6 @@ def newborn(
         strength=child.strength,
         weight_noise=asdict(child.weight_noise),
         optimizer_state=child.optimizer_state,
+        score=child.score,
     )
     return member, birth

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from keras_popdescent.operators.fitness import cost
 from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.state import MemberState
@@ -60,6 +61,5 @@ def with_member(
     entry = Kept(
         member.member_id, score, dict(member.values), capture(member.slot), member.gradient_steps
     )
-    sign = 1.0 if objective.direction == "min" else -1.0
-    ranked = sorted([*others, entry], key=lambda one: sign * one.score)
+    ranked = sorted([*others, entry], key=lambda one: cost(one.score, objective.direction))
     return ranked[:num_kept]

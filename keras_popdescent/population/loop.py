@@ -14,7 +14,7 @@ import numpy as np
 from keras_popdescent.data import SearchData
 from keras_popdescent.errors import DivergedError, ObjectiveError, describe
 from keras_popdescent.history import BirthRecord, History, IterationRecord, MemberRecord
-from keras_popdescent.operators.fitness import fitness
+from keras_popdescent.operators.fitness import cost
 from keras_popdescent.population.birth import Parent, newborn
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.executor import Executor, Report, Setup
@@ -594,18 +594,18 @@ class Loop:
 
     def ranking(self) -> list[Member]:
         """Return the living members, the best last score first; those without one come last."""
-        scores = np.array([_number(member.score) for member in self.members])
-        order = np.argsort(-fitness(scores, self.objective.direction), kind="stable")
-        return [self.members[int(slot)] for slot in order]
+        direction = self.objective.direction
+        return sorted(self.members, key=lambda member: cost(_number(member.score), direction))
 
     def best(self) -> Kept:
         """Return the result: the best member ever seen, or the fittest now, as the strategy says.
 
-        Newborn members that were not tried out have no score yet and count as unscored.
+        Where nobody has a finite score now it is the best ever. Newborn members that were not tried
+        out have no score yet and count as unscored.
         """
-        if self.strategy.keep_best and self.kept:
-            return self.kept[0]
         member = self.ranking()[0]
+        if self.kept and (self.strategy.keep_best or not _is_scored(member)):
+            return self.kept[0]
         return Kept(
             member.member_id,
             _number(member.score),

@@ -6,6 +6,7 @@ The modules above register themselves here, so that the population need not impo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.executor import Executor
@@ -28,9 +29,10 @@ def make_executor(executor: str | Executor) -> tuple[Executor, str]:
     Raises:
         ArgumentError: If there is no executor of that name.
     """
+    check_executor(executor)
     if isinstance(executor, Executor):
         return executor, f"{type(executor).__name__} executor, as given"
-    if isinstance(executor, str) and executor == "auto":
+    if executor == "auto":
         for name, why in CHOSEN.items():
             reason = why()
             if reason is not None:
@@ -38,7 +40,21 @@ def make_executor(executor: str | Executor) -> tuple[Executor, str]:
         return EXECUTORS["sequential"](), (
             "sequential executor: members take turns in one compiled model"
         )
-    if not isinstance(executor, str) or executor not in EXECUTORS:
+    return EXECUTORS[executor](), f"{executor} executor, as asked for"
+
+
+def check_executor(executor: Any) -> None:
+    """Refuse what is no executor and names none.
+
+    Args:
+        executor: `"auto"`, the name of a registered executor, or an executor.
+
+    Raises:
+        ArgumentError: Listing the names.
+    """
+    if isinstance(executor, Executor):
+        return
+    if not isinstance(executor, str) or executor not in ("auto", *EXECUTORS):
         raise ArgumentError(
             describe(
                 "There is no such executor.",
@@ -46,7 +62,6 @@ def make_executor(executor: str | Executor) -> tuple[Executor, str]:
                 executor=executor,
             )
         )
-    return EXECUTORS[executor](), f"{executor} executor, as asked for"
 
 
 def make_display(verbose: int | str) -> list[Observer]:

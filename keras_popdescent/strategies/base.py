@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from keras_popdescent.arguments import (
     make_whole,
 )
 from keras_popdescent.errors import ArgumentError, describe
-from keras_popdescent.operators.fitness import Direction, fitness
+from keras_popdescent.operators.fitness import Direction, cost, fitness
 from keras_popdescent.operators.noise import NO_NOISE, NoiseSpec
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -50,6 +50,9 @@ class Offspring:
         score: The child's score, where it was tried out before its birth; see
             `Strategy.candidates`. Defaults to None.
 
+    Raises:
+        ArgumentError: If there is no such `optimizer_state`.
+
     Example:
         >>> child = Offspring(slot=2, parents=(0,), values={"learning_rate": 0.02})
         >>> child.optimizer_state, child.weight_noise.is_zero
@@ -63,6 +66,9 @@ class Offspring:
     optimizer_state: OptimizerState = "inherit"
     strength: float = 0.0
     score: float | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("optimizer_state", self.optimizer_state, get_args(OptimizerState))
 
 
 @dataclass(frozen=True)
@@ -381,6 +387,14 @@ class PopulationView:
     def size(self) -> int:
         """The population size."""
         return len(self.values)
+
+    @property
+    def costs(self) -> NDArray[np.float64]:
+        """(population_size,) float array: less is better, infinity where a score is not finite.
+
+        What to rank members by: unlike `fitness` it tells any two scores apart.
+        """
+        return np.array([cost(score, self.direction) for score in self.scores.tolist()])
 
     @property
     def num_replaced(self) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from keras_popdescent.arguments import check_flag, check_number, check_whole
+from keras_popdescent.operators.fitness import cost
 from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.strategies.base import (
     ClosingPlan,
@@ -140,7 +141,7 @@ class ESGD(Strategy):
             else:
                 arriving.append(survivor)
         # The weakest make place first.
-        leaving = [int(slot) for slot in np.argsort(view.fitness, kind="stable")]
+        leaving = [int(slot) for slot in np.argsort(-view.costs, kind="stable")]
         leaving = [slot for slot in leaving if slot not in staying]
         return [
             _born(view, slot, survivor) for slot, survivor in zip(leaving, arriving, strict=True)
@@ -166,14 +167,12 @@ def _same_structure(view: PopulationView, first: int, second: int) -> bool:
 
 def _ranked(view: PopulationView) -> Sequence[int | Offspring]:
     """Return slots of members, and children, the best first; what is not finite is left out."""
-    sign = 1.0 if view.direction == "min" else -1.0
     scored: list[tuple[float, int | Offspring]] = [
-        (sign * float(view.scores[slot]), slot) for slot in map(int, np.flatnonzero(view.fitness))
+        *zip(view.costs, range(view.size), strict=True),
+        *((cost(child.score, view.direction), child) for child in view.candidates),
     ]
-    for child in view.candidates:
-        if child.score is not None and math.isfinite(child.score):
-            scored.append((sign * child.score, child))
-    return [entry for _, entry in sorted(scored, key=lambda pair: pair[0])]
+    finite = [pair for pair in scored if math.isfinite(pair[0])]
+    return [entry for _, entry in sorted(finite, key=lambda pair: pair[0])]
 
 
 def _born(view: PopulationView, slot: int, survivor: int | Offspring) -> Offspring:

@@ -237,7 +237,7 @@ class PopDescent(Strategy):
         return self.mutation.start(size, space, rng) or super()._start(size, space, rng)
 
     def _evolve(self, view: PopulationView, rng: np.random.Generator) -> list[Offspring]:
-        replaced = weakest(view.fitness, view.num_replaced)
+        replaced = weakest(view.costs, view.num_replaced)
         parents = choose_parents(view.fitness, len(replaced), rng)
         return [
             self._child(view, slot, parent, rng)

@@ -295,12 +295,11 @@ class StrategyConformance:
                 _assert_json_able({**asdict(child), "parents": list(child.parents)})
 
     def test_weight_noise_can_be_drawn(self) -> None:
-        """A finite spread, and a seed of each child's own."""
+        """A seed of each child's own, that generators take."""
         for _, offspring in self._litters(num_elites=1):
             seeds = [child.weight_noise.seed for child in offspring if child.weight_noise.sd > 0.0]
             assert all(0 <= seed < 2**31 for seed in seeds)
             assert len(set(seeds)) == len(seeds)
-            assert all(0.0 <= child.weight_noise.sd < INF for child in offspring)
 
     def test_config_is_json_able(self) -> None:
         """The description that is recorded with a search."""

@@ -18,6 +18,7 @@ from keras_popdescent.data import IterableBatches, SearchData
 from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
 from keras_popdescent.hyperparameters import BATCH_SIZE, Binding
 from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
+from keras_popdescent.population.registry import check_executor
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 _NUMBERS = (keras_tuner.engine.hyperparameters.Int, keras_tuner.engine.hyperparameters.Float)
@@ -101,6 +102,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         check_whole(name, arguments[name])
     check_time("max_time", arguments["max_time"])
     check_strategy(arguments["strategy"])
+    check_executor(arguments["executor"])
     check_initial(arguments["initial_hyperparameters"])
     check_flag("implicit_mutation", arguments["implicit_mutation"])
     check_flag("checkpoint", arguments["checkpoint"])
@@ -130,21 +132,28 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def check_keras_tuner(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of `keras_tuner.Tuner` that cannot work.
+def check_keras_tuner(arguments: Mapping[str, Any], tuner: type) -> None:
+    """Refuse arguments of `keras_tuner.Tuner` that cannot work, and those that nobody takes.
+
+    Args:
+        arguments: What a tuner was given beside the arguments that its class names.
+        tuner: The tuner's class.
 
     Raises:
         ArgumentError: Naming the argument.
     """
-    known = set(inspect.signature(keras_tuner.Tuner.__init__).parameters) - {"self", "kwargs"}
+    named = {*inspect.signature(tuner).parameters, *inspect.signature(keras_tuner.Tuner).parameters}
+    # A `PopDescentTuner` makes its oracle itself.
+    known = named - {"args", "kwargs", "oracle"}
     for name in arguments:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             raise ArgumentError(
                 describe(
-                    f"There is no argument `{name}`.",
-                    f"Did you mean `{close[0]}`?" if close else "",
-                    f"Those of `keras_tuner.Tuner` are: {', '.join(sorted(known))}.",
+                    f"`{tuner.__name__}` has no argument `{name}`.",
+                    f"Did you mean `{close[0]}`?"
+                    if close
+                    else f"Expected one of: {', '.join(sorted(known))}.",
                     argument=name,
                     value=arguments[name],
                 )

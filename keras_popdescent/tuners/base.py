@@ -136,7 +136,7 @@ class PopulationTuner(keras_tuner.Tuner):
         **kwargs: Any,
     ) -> None:
         check_arguments(locals())
-        check_keras_tuner(kwargs)
+        check_keras_tuner(kwargs, type(self))
         refuse_chief()
         if hypermodel is None and type(self).run_trial is PopulationTuner.run_trial:
             raise ArgumentError(

@@ -299,8 +299,13 @@ class Execution(Observer):
 
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
-            if member.member_id not in self.trials:  # else the search was resumed
-                self._begin(member)
+            if member.member_id in self.trials:  # the search was resumed
+                continue
+            trial = self._begin(member)
+            if member.score is not None:
+                # It was tried out before its birth.
+                told = {self.oracle.objective.name: member.score}
+                self.oracle.update_trial(trial.trial_id, told, step=len(self.loop.history))
 
     def _begin(self, member: Member) -> Trial:
         """Give a newborn member its trial."""

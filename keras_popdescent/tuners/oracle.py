@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from keras_tuner.engine.trial import Trial
 
 from keras_popdescent.arguments import check_seed
+from keras_popdescent.operators.fitness import cost
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners._keras_tuner_internals import (
     TolerantOracle,
@@ -83,10 +83,9 @@ class PopulationOracle(TolerantOracle):
             trial: The trial.
             score: Its score, where it has not ended; None for the trial's own.
         """
-        sign = 1.0 if self.objective.direction == "min" else -1.0
         score = trial.score if score is None else score
         # Where there are too few good ones, KerasTuner adds those without a score.
-        good = math.inf if score is None else sign * score
+        good = cost(score, self.objective.direction)
         return good, trial.best_step or 0, number_of(trial.trial_id)
 
     def reload(self) -> None:

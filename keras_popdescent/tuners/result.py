@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keras_popdescent.data import SearchData
 from keras_popdescent.errors import DivergedError, PopDescentError, describe
 from keras_popdescent.history import History, Schedule
+from keras_popdescent.operators.fitness import Direction, cost
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.kept import Kept
 from keras_popdescent.population.state import MemberState
@@ -81,7 +82,7 @@ class SearchResult:
     """
 
     objective: str
-    direction: str
+    direction: Direction
     best_score: float
     best_trial_id: str
     best_hyperparameters: Values
@@ -181,8 +182,7 @@ class SearchResult:
     def _members(self) -> str:
         """Return the living and dead members as HTML, the best first."""
         rows = [row for row in self.history.member_table() if row["best_score"] is not None]
-        sign = 1.0 if self.direction == "min" else -1.0
-        rows.sort(key=lambda row: sign * row["best_score"])
+        rows.sort(key=lambda row: cost(row["best_score"], self.direction))
         names = list(self.best_hyperparameters)
         head = ["member", "parent", f"best {self.objective}", "gradient steps", *names]
         body = [

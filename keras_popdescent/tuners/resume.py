@@ -262,11 +262,16 @@ class TrialRecords:
             for birth in record.births
         }
         reports: dict[int, dict[int, Mapping[str, float]]] = {}
-        for step, record in enumerate(history.iterations(), 1):
+        step, objective = 0, self._oracle.objective.name
+        for record in history.records:
+            step += bool(record.members)
             for member in record.members:
                 metrics = report(member)
                 if metrics:
                     reports.setdefault(member.member_id, {})[step] = metrics
+            for birth in record.births:
+                if birth.score is not None:
+                    reports[birth.member_id] = {step: {objective: birth.score}}
         for member_id, id_ in enumerate(self._ids):
             told = reports.get(member_id, {})
             trial = self._found.get(id_)

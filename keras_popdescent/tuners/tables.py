@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from keras_popdescent._imports import optional_import
 from keras_popdescent.errors import MissingExtraError
 from keras_popdescent.history import History
+from keras_popdescent.operators.fitness import cost
 
 # execution -> its history, and the trials of its members by member id (those that are known)
 Executions = Sequence[tuple[History, Mapping[int, str]]]
@@ -54,12 +54,8 @@ def result_rows(executions: Executions) -> list[dict[str, Any]]:
                     **values,
                 }
             )
-    sign = 1.0 if not executions or executions[0][0].direction == "min" else -1.0
-    return sorted(rows, key=lambda row: _rank(row["best_score"], sign))
-
-
-def _rank(score: float | None, sign: float) -> float:
-    return math.inf if score is None else sign * score
+    direction = executions[0][0].direction if executions else "min"
+    return sorted(rows, key=lambda row: cost(row["best_score"], direction))
 
 
 def long_rows(executions: Executions) -> list[dict[str, Any]]:

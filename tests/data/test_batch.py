@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -169,9 +171,11 @@ def test_values_that_are_not_finite(batch, part, count):
 
 
 def test_finite_tensors_and_integers_pass():
-    warn_if_not_finite(
-        ({"a": keras.ops.ones(2), "b": np.array([1, 2])}, np.array(["u", "v"])), "training"
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_not_finite(
+            ({"a": keras.ops.ones(2), "b": np.array([1, 2])}, np.array(["u", "v"])), "training"
+        )
 
 
 def test_a_tensor_that_is_not_finite():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_popdescent.operators import fitness
+from keras_popdescent.operators import cost, fitness
 
 NAN, INF = float("nan"), float("inf")
 
@@ -48,6 +48,15 @@ def test_of_losses(scores, expected):
 )
 def test_of_scores_to_maximise(scores, expected):
     np.testing.assert_allclose(fitness(np.array(scores), "max"), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("score", "direction", "expected"),
+    [(0.5, "min", 0.5), (0.5, "max", -0.5), (-2.0, "max", 2.0), (None, "min", INF)]
+    + [(bad, direction, INF) for bad in (NAN, INF, -INF) for direction in ("min", "max")],
+)
+def test_cost(score, direction, expected):
+    assert cost(score, direction) == expected
 
 
 def test_the_scores_are_left_as_they_are():

@@ -7,19 +7,20 @@ from keras_popdescent.operators import choose_parents, weakest
 
 
 @pytest.mark.parametrize(
-    ("fitness", "count", "expected"),
+    ("costs", "count", "expected"),
     [
-        ([0.9, 0.1, 0.5], 2, [1, 2]),
-        ([0.9, 0.1, 0.5], 3, [1, 2, 0]),
-        ([0.9, 0.1, 0.5], 0, []),
-        # Of two equally fit, the higher slot is the weaker one.
-        ([0.5, 0.5, 0.5, 0.9], 2, [2, 1]),
-        ([0.3, 0.0, 0.3, 0.0], 3, [3, 1, 2]),
+        ([0.1, 0.9, 0.5], 2, [1, 2]),
+        ([0.1, 0.9, 0.5], 3, [1, 2, 0]),
+        ([0.1, 0.9, 0.5], 0, []),
+        # Of two that are equal, the higher slot is the weaker one.
+        ([0.5, 0.5, 0.5, 0.1], 2, [2, 1]),
+        ([3.0, np.inf, 3.0, np.inf], 3, [3, 1, 2]),
+        ([-1.0, -2.0], 1, [0]),
         ([1.0], 1, [0]),
     ],
 )
-def test_weakest(fitness, count, expected):
-    assert weakest(np.array(fitness), count) == expected
+def test_weakest(costs, count, expected):
+    assert weakest(np.array(costs), count) == expected
 
 
 def test_parents_are_drawn_with_probability_fitness_over_sum():

@@ -264,6 +264,18 @@ def test_without_keep_best_the_result_is_the_fittest_now():
     assert loop.best() == Kept(1, 0.8, {"rate": 0.2}, state(1, 8), 8)
 
 
+def test_without_keep_best_the_result_has_a_score_where_anybody_ever_had_one():
+    loop = scripted_loop(FixedStrategy(keep_best=False), [[1.0, 0.5], [NAN, NAN]], values=FIRST[:2])
+    loop.run()
+    assert loop.best().score == 0.5
+
+
+def test_the_ranking_is_by_scores_where_fitness_saturates():
+    loop = scripted_loop(FixedStrategy(), [[3e-19, 1e-19, 2e-19]], values=FIRST)
+    loop.run()
+    assert [member.slot for member in loop.ranking()] == [1, 2, 0]
+
+
 def test_ranking_has_the_unscored_and_the_diverged_last():
     loop = scripted_loop(FixedStrategy({1: [CHILD]}), [[NAN, 2.0, 3.0, 1.0]] * 2)
     loop.step()

@@ -50,6 +50,22 @@ def evolved(strategy, shown, **draws):
     return offspring
 
 
+@pytest.mark.parametrize(
+    ("scores", "direction"),
+    [
+        # Fitness is 1, or 1e-12, for all of them.
+        ([2.45e-19, 3.60e-19, 2.04e-18, 2.58e-18, 2.27e-19], "min"),
+        ([1.45e15, 1.60e15, 2.04e15, 2.58e15, 1.27e15], "min"),
+        ([3e-14, 2e-14, 1e-14, 0.0, 4e-14], "max"),
+    ],
+)
+def test_the_weakest_are_told_apart_where_fitness_is_not(scores, direction):
+    shown = view(scores, [{"learning_rate": 1e-3}] * 5, direction=direction)
+    assert len(set(shown.fitness)) == 1
+    offspring = PopDescent().evolve(shown, np.random.default_rng(0))
+    assert [child.slot for child in offspring] == [3, 2]
+
+
 def test_one_iteration_by_hand():
     # Fitness: 0.8, 0.5, 2/3, 0.25, 1. The weakest two are slots 3 and 1.
     rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
@@ -70,7 +86,7 @@ def test_one_iteration_by_hand():
             1,
             (0,),
             {"learning_rate": pytest.approx(10 ** (-4 + 3 * (1 / 3 + 0.2)))},
-            NoiseSpec("relative", pytest.approx(0.002), 22),
+            NoiseSpec("relative", 0.01 * (1 - 0.8), 22),
             "inherit",
             pytest.approx(0.2),
         ),

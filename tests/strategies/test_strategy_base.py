@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_popdescent.errors import ArgumentError
+from keras_popdescent.operators import NoiseSpec
 from keras_popdescent.strategies import Offspring, PopulationView, ScoringPlan, SearchSpace
 from keras_popdescent.testing import FixedStrategy, mixed_space
 
@@ -117,3 +118,17 @@ def test_a_part_of_the_whole_is_refused():
         ScoringPlan(num_samples=8)
     assert ScoringPlan("common", 8).num_samples == 8
     assert ScoringPlan("own").num_samples is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NoiseSpec("gausian", 0.1, 1),
+        lambda: NoiseSpec("gaussian", -0.1, 1),
+        lambda: NoiseSpec("gaussian", float("nan"), 1),
+        lambda: Offspring(0, (0,), {}, optimizer_state="fresh_slot"),
+    ],
+)
+def test_records_of_an_own_strategy_are_checked(make):
+    with pytest.raises(ArgumentError, match="must be"):
+        make()

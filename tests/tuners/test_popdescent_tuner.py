@@ -440,6 +440,23 @@ class TestBadInput:
         with pytest.raises(ArgumentError, match="num_elites"):
             make(build, tmp_path, num_elites=num_elites)
 
+    def test_nothing_is_deleted_for_arguments_that_are_refused(self, build, tmp_path):
+        kept = tmp_path / "untitled_project" / "kept.txt"
+        kept.parent.mkdir()
+        kept.touch()
+        with pytest.raises(ArgumentError, match="Expected 'auto' or one of: sequential"):
+            make(build, tmp_path, executor="fast", overwrite=True)
+        assert kept.exists()
+
+    def test_the_likeliest_slip_of_the_pen(self, build, tmp_path):
+        with pytest.raises(ArgumentError, match="no argument `max_trial`.*mean `max_trials`"):
+            make(build, tmp_path, max_trial=3)
+
+    def test_unknown_argument(self, build, tmp_path):
+        with pytest.raises(ArgumentError, match="no argument `colour`.*Expected one of.*seed") as e:
+            make(build, tmp_path, colour=3)
+        assert "oracle" not in str(e.value) and "kwargs" not in str(e.value)
+
     @pytest.mark.parametrize("size", [0, -3])
     def test_population_size(self, build, tmp_path, size):
         with pytest.raises(

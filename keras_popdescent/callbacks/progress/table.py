@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from rich.cells import cell_len
 
 from keras_popdescent.callbacks.progress.status import Row, Status
 from keras_popdescent.callbacks.progress.text import Symbols, clip, number, value_text
-from keras_popdescent.operators.fitness import Direction
+from keras_popdescent.operators.fitness import Direction, cost
 from keras_popdescent.strategies.space import Value
 
 # Larger populations are shown by their best and worst members.
@@ -98,14 +97,7 @@ def pick_rows(rows: Sequence[Row], direction: Direction) -> list[Row | None]:
     """Return the rows to show: all by slot; of many the best, None for a gap, and the worst."""
     if len(rows) <= _MAX_ROWS:
         return list(rows)
-    sign = 1.0 if direction == "min" else -1.0
-
-    def rank(row: Row) -> float:
-        if row.score is None or not math.isfinite(row.score):
-            return math.inf
-        return sign * row.score
-
-    ranked = sorted(rows, key=rank)
+    ranked = sorted(rows, key=lambda row: cost(row.score, direction))
     return [*ranked[:_NUM_BEST], None, *ranked[-_NUM_WORST:]]
 
 

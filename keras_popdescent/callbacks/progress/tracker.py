@@ -72,8 +72,9 @@ class Tracker:
             self._scores[member.member_id] = member.score
             if not math.isfinite(member.score):
                 self._diverged.add(member.member_id)
-            elif self._best is None or self._loop.objective.better(member.score, self._best[1]):
-                self._best = (member.member_id, member.score)
+        for member_id, score in record.finite_scores():
+            if self._best is None or self._loop.objective.better(score, self._best[1]):
+                self._best = (member_id, score)
 
     def _time(self, seconds: float, number: int) -> None:
         # The first iteration traces and compiles; as soon as there is another it says nothing more.
