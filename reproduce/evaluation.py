@@ -9,7 +9,8 @@ cross-entropy on the whole validation half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -74,9 +75,23 @@ def measure(model: keras.Model, split: Split) -> Measured:
     }
 
 
+def lowest(losses: Iterable[float]) -> float:
+    """Return the lowest finite loss; NaN where all models have diverged."""
+    return min(filter(math.isfinite, losses), default=math.nan)
+
+
+def _best(models: Sequence[Measured], loss: str) -> Measured:
+    """Return the model of the lowest finite loss; where all have diverged, the first."""
+    return min(models, key=lambda model: _or_infinite(model[loss]))
+
+
+def _or_infinite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
 def best_on_test(models: Sequence[Measured]) -> Measured:
     """Return what was published of Population Descent: both losses of the best model on test."""
-    best = min(models, key=lambda model: model["published_test_loss"])
+    best = _best(models, "published_test_loss")
     return {"test_loss": best["published_test_loss"], "train_loss": best["published_train_loss"]}
 
 
@@ -88,14 +103,14 @@ def minima(models: Sequence[Measured], test: str = "published_test_loss") -> Mea
         test: The images that count as test.
     """
     return {
-        "test_loss": min(model[test] + model["penalty"] for model in models),
-        "train_loss": min(model["published_train_loss"] + model["penalty"] for model in models),
+        "test_loss": lowest(model[test] + model["penalty"] for model in models),
+        "train_loss": lowest(model["published_train_loss"] + model["penalty"] for model in models),
     }
 
 
 def fair(models: Sequence[Measured]) -> Measured:
     """Return the whole test half's numbers of the model of the lowest validation loss."""
-    best = min(models, key=lambda model: model["val_loss"])
+    best = _best(models, "val_loss")
     return {key: best[key] for key in ("val_loss", "test_loss", "test_accuracy")}
 
 

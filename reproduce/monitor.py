@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_popdescent import Observer
 from keras_popdescent.history import IterationRecord
-from reproduce.evaluation import cross_entropy
+from reproduce.evaluation import cross_entropy, lowest
 
 
 class Monitor(Observer):
@@ -74,5 +74,5 @@ class Monitor(Observer):
         for member in loop.members:
             loop.executor.visit(member.slot, score)
         steps = loop.history.records[-1].gradient_steps
-        self.points.append([steps, min(losses)])
+        self.points.append([steps, lowest(losses)])
         self._path.write_text(json.dumps(self.points), encoding="utf-8")

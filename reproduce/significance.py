@@ -103,8 +103,10 @@ def _without_spread(difference: float) -> Comparison:
 
 
 def _comparison(difference: float, test: Any) -> Comparison:
+    from scipy import stats
+
     low, high = test.confidence_interval(CONFIDENCE)
-    error = abs(difference / test.statistic) if test.statistic else math.nan
+    error = (high - low) / 2 / stats.t.ppf((1 + CONFIDENCE) / 2, test.df)
     return Comparison(difference, float(error), float(low), float(high), float(test.pvalue))
 
 

@@ -261,6 +261,12 @@ class TestEvaluation:
         assert evaluation.best_on_test(both) == {"test_loss": 0.3, "train_loss": 0.2}
         assert evaluation.minima(both) == {"test_loss": 0.3, "train_loss": pytest.approx(0.15)}
         assert evaluation.minima([second], "published_val_loss")["test_loss"] == 0.55
+        diverged = {name: math.nan for name in first}
+        for models in ([diverged, *both], [*both, diverged]):
+            assert evaluation.best_on_test(models) == evaluation.best_on_test(both)
+            assert evaluation.minima(models) == evaluation.minima(both)
+            assert evaluation.fair(models) == evaluation.fair(both)
+        assert math.isnan(evaluation.fair([diverged])["test_loss"])
         # Fair: chosen on validation, though its test loss is the larger one.
         assert evaluation.fair(both)["test_loss"] == 0.6
 

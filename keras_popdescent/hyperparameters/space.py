@@ -27,9 +27,15 @@ class TunerDimension(Dimension):
         self.name = hyperparameter.name
         self.default = _plain(hyperparameter.default)
         self.kind = "rebuild" if classification is None else classification.kind
-        self.unbounded = classification is not None and classification.unbounded
-        if not isinstance(self.default, float | int) or isinstance(self.default, bool):
-            self.unbounded = False
+        # Of whole numbers, choices, and what the scale is computed from (an exponent, say), the
+        # declared values are all there are.
+        self.unbounded = (
+            classification is not None
+            and classification.unbounded
+            and not classification.computed
+            and isinstance(hyperparameter, keras_tuner.engine.hyperparameters.Float)
+        )
+        self._grid_size = _grid_size(hyperparameter)
 
     def to_unit(self, value: Value) -> float:
         hp = self.hyperparameter
@@ -38,11 +44,17 @@ class TunerDimension(Dimension):
         low, high = getattr(hp, "min_value", None), getattr(hp, "max_value", None)
         if low is not None and high is not None:
             value = min(max(float(value), low), high)
+            if self._grid_size:
+                index = min(round((value - low) / hp.step), self._grid_size - 1)
+                return (index + 0.5) / self._grid_size
         return float(hp.value_to_prob(value))
 
     def from_unit(self, position: float) -> Value:
-        hp = self.hyperparameter
-        value = _plain(hp.prob_to_value(min(max(position, 0.0), 1.0 - 1e-9)))
+        hp, position = self.hyperparameter, min(max(position, 0.0), 1.0 - 1e-9)
+        if self._grid_size:
+            value = hp.min_value + int(position * self._grid_size) * hp.step
+        else:
+            value = _plain(hp.prob_to_value(position))
         if isinstance(hp, keras_tuner.engine.hyperparameters.Float):
             # KerasTuner's arithmetic leaves the bounds by a rounding error.
             return float(min(max(value, hp.min_value), hp.max_value))
@@ -73,6 +85,18 @@ class TunerDimension(Dimension):
             if candidate != self.default and candidate not in values:
                 values.append(_plain(candidate))
         return values
+
+
+def _grid_size(hp: Any) -> int:
+    """Return how many values a linear `Float` with a step has; 0 for another hyperparameter.
+
+    KerasTuner counts and finds them by `//` on floats, which is one less where a step such as 0.1
+    has no exact form: the last value would never be drawn, and others move down by one.
+    """
+    if not isinstance(hp, keras_tuner.engine.hyperparameters.Float) or not hp.step:
+        return 0
+    steps = (hp.max_value - hp.min_value) / hp.step
+    return int(steps + 1e-8) + 1 if hp.sampling == "linear" else 0
 
 
 def tunable(hyperparameters: keras_tuner.HyperParameters) -> list[TunerDimension]:

@@ -119,7 +119,8 @@ def inherit(
     """Return a child's state, its hyperparameter values not yet written.
 
     Args:
-        parents: One parent or several; floats are averaged over them, the rest is the first's.
+        parents: One parent or several; trainable weights are averaged over them, the rest (moving
+            statistics of batch normalization, too) is the first's.
         live: The child's live model, for the meaning of the tensors. It may be another one than the
             parents', with the same weight shapes (a layer of dropout more, say).
         optimizer: `"inherit"`, `"restart"`, `"fresh"` or `"fresh_slots"`, see `Offspring`.

@@ -38,7 +38,8 @@ class Offspring:
     Attributes:
         slot: The slot whose member is replaced.
         parents: Slots of the parents before the replacement. The child starts from the weights of
-            the only parent, or from the mean of the parents' weights.
+            the only parent, or from the mean of the parents' trainable weights; all else is the
+            first parent's.
         values: The child's hyperparameter values.
         weight_noise: Noise added to the child's trainable weights. Defaults to none.
         optimizer_state: `"inherit"` the first parent's; `"restart"`: slots as just built under a

@@ -38,9 +38,9 @@ class ESGD(Strategy):
 
     After each iteration g = 1, 2, ..., with a population of size n and m elites:
 
-    1. `num_offspring * n` children are made: each the mean of the weights of `num_parents` members
-       drawn at random with replacement, plus Gaussian noise of standard deviation `noise_scale / g`
-       for each weight;
+    1. `num_offspring * n` children are made: each the mean of the trainable weights of
+       `num_parents` members drawn at random with replacement, plus Gaussian noise of standard
+       deviation `noise_scale / g` for each weight;
     2. members and children are ranked by score;
     3. the m best survive, and n - m others are drawn with replacement from the rest.
 

@@ -83,8 +83,9 @@ class UnitMutation(Mutation):
 class LogNormalMutation(Mutation):
     """Algorithm 2 of arXiv 2310.14671: `alpha' = alpha * 10 ** Normal(0, beta_2 * strength)`.
 
-    Applies, without bounds, to positive scales (learning rate, L1, L2, weight decay). Other
-    dimensions, for which the paper has no rule, move in the unit interval.
+    Applies, without bounds, to positive scales (learning rate, L1, L2, weight decay); one that is 0
+    stays 0. Other dimensions, for which the paper has no rule, move in the unit interval: also
+    whole numbers, choices, and numbers from which a scale is computed (an exponent, say).
 
     Attributes:
         beta_2: Standard deviation at strength 1, in decades. The default, 15 octaves, is the

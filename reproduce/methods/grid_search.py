@@ -21,7 +21,7 @@ import numpy as np
 from keras_popdescent import Offspring, Population, PopulationView, Strategy
 from keras_popdescent.strategies.space import Values
 from reproduce.data import Split
-from reproduce.evaluation import cross_entropy, fair, measure, minima
+from reproduce.evaluation import cross_entropy, fair, lowest, measure, minima
 from reproduce.runs import on_accelerator, refuse_interrupted
 
 GRID = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -170,8 +170,8 @@ def _train_together(
             verbose=0,
         )
         refuse_interrupted(population)
-        lowest = min(member.score for member in history.iterations()[-1].members)
-        curve.append([(iteration + 1) * len(cells) * settings.batches, lowest])
+        scores = [member.score for member in history.iterations()[-1].members]
+        curve.append([(iteration + 1) * len(cells) * settings.batches, lowest(scores)])
         progress.update(iteration + 1)
     executor = population.executor
     last = sorted(history.iterations()[-1].members, key=lambda member: member.slot)
@@ -210,7 +210,7 @@ def _point(
     """Return steps and the lowest loss, penalty included, on images of the test half."""
     x, y = _monitored(settings, split, rng)
     losses = [cross_entropy(m, x, y)[0] + float(sum(m.losses)) for m in models]
-    return [iterations * len(models) * settings.batches, min(losses)]
+    return [iterations * len(models) * settings.batches, lowest(losses)]
 
 
 def _save(folder: Path, models: list[keras.Model], iteration: int, curve: list[Any]) -> None:

@@ -12,7 +12,7 @@ import keras
 from keras_popdescent import ClosingPlan, PopDescent, Population
 from keras_popdescent.strategies.base import Regularization
 from reproduce.data import Split
-from reproduce.evaluation import best_on_test, fair, measure
+from reproduce.evaluation import best_on_test, fair, lowest, measure
 from reproduce.monitor import Monitor
 from reproduce.runs import refuse_interrupted
 
@@ -141,7 +141,7 @@ def run(
         "fair": fair(members),
         "members": members,
         "lowest_score": [
-            min(member.score for member in record.members) for record in history.iterations()
+            lowest(member.score for member in record.members) for record in history.iterations()
         ],
         # The multipliers c and r of the last members, by slot.
         "values": [dict(member.values) for member in history.iterations()[-1].members],

@@ -35,6 +35,11 @@ DECLARED = {
     "float log": (lambda hp: hp.Float("v", 1e-4, 1e-1, sampling="log"), None),
     "float reverse log": (lambda hp: hp.Float("v", 0.1, 0.9, sampling="reverse_log"), None),
     "float step": (lambda hp: hp.Float("v", 0.0, 1.0, step=0.25), [0.0, 0.25, 0.5, 0.75, 1.0]),
+    "float step 0.05": (
+        lambda hp: hp.Float("v", 0.0, 1.0, step=0.05),
+        [index * 0.05 for index in range(21)],
+    ),
+    "float step beside the end": (lambda hp: hp.Float("v", 0.0, 1.0, step=0.6), [0.0, 0.6]),
     "int": (lambda hp: hp.Int("v", 3, 6), [3, 4, 5, 6]),
     "int step": (lambda hp: hp.Int("v", 32, 128, step=32), [32, 64, 96, 128]),
     "int log": (lambda hp: hp.Int("v", 2, 16, step=2, sampling="log"), [2, 4, 8, 16]),
@@ -87,6 +92,18 @@ def test_the_unit_space_is_kerastuners_own():
     assert log.to_unit(1e-3) == pytest.approx(1.0 / 3.0)
     assert log.from_unit(2.0 / 3.0) == pytest.approx(1e-2)
     assert dimension(DECLARED["float"][0]).to_unit(0.0) == pytest.approx(0.25)
+
+
+def test_a_maximum_beside_the_steps_has_the_last_ones_position():
+    tested = dimension(DECLARED["float step beside the end"][0])
+    assert tested.to_unit(1.0) == tested.to_unit(0.6) == 0.75
+
+
+@pytest.mark.parametrize("name", ["int", "choice ordered", "float"])
+def test_only_a_scale_itself_has_no_upper_end(name):
+    computed = Classification("live", LIVE.targets, computed=True, unbounded=True)
+    assert not dimension(DECLARED[name][0], computed).unbounded
+    assert dimension(DECLARED[name][0], LIVE).unbounded == (name == "float")
 
 
 def test_values_beyond_the_bounds_are_at_the_bounds():
