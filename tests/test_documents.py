@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / "reproduce/README.md", ROOT / "benchmarks/default_preset/STUDY.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -71,8 +72,14 @@ def test_python_blocks_run(document, namespace, capsys, tmp_path, monkeypatch):
             namespace["tuner"] = given
 
 
+def test_the_readmes_first_block_runs_alone(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    exec(compile(BLOCK.findall(readme)[0], "README.md", "exec"), {})
+
+
 def test_links_lead_somewhere():
-    for document in DOCUMENTS:
+    for document in (*DOCUMENTS, *OTHERS):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
