@@ -9,6 +9,8 @@ from keras_popdescent.history import History as History
 from keras_popdescent.history import Schedule as Schedule
 from keras_popdescent.hyperparameters import Binding as Binding
 from keras_popdescent.hyperparameters import find_handles as find_handles
+from keras_popdescent.operators import NoiseSpec as NoiseSpec
+from keras_popdescent.population import Executor as Executor
 from keras_popdescent.population import Objective as Objective
 from keras_popdescent.population import Observer as Observer
 from keras_popdescent.population import Population as Population
@@ -19,6 +21,8 @@ from keras_popdescent.strategies import ClosingPlan as ClosingPlan
 from keras_popdescent.strategies import Focus as Focus
 from keras_popdescent.strategies import LinearDimension as LinearDimension
 from keras_popdescent.strategies import LogDimension as LogDimension
+from keras_popdescent.strategies import LogNormalMutation as LogNormalMutation
+from keras_popdescent.strategies import Mutation as Mutation
 from keras_popdescent.strategies import Offspring as Offspring
 from keras_popdescent.strategies import PopDescent as PopDescent
 from keras_popdescent.strategies import PopulationView as PopulationView
@@ -26,9 +30,12 @@ from keras_popdescent.strategies import ScoringPlan as ScoringPlan
 from keras_popdescent.strategies import SearchSpace as SearchSpace
 from keras_popdescent.strategies import Strategy as Strategy
 from keras_popdescent.strategies import TrainingPlan as TrainingPlan
+from keras_popdescent.strategies import UnitMutation as UnitMutation
 
 if TYPE_CHECKING:
     from keras_popdescent.tuners import PopDescentTuner as PopDescentTuner
+    from keras_popdescent.tuners import PopulationTuner as PopulationTuner
+    from keras_popdescent.tuners import SearchResult as SearchResult
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,10 +44,14 @@ __all__ = [
     "Binding",
     "ClosingPlan",
     "ESGD",
+    "Executor",
     "Focus",
     "History",
     "LinearDimension",
     "LogDimension",
+    "LogNormalMutation",
+    "Mutation",
+    "NoiseSpec",
     "Objective",
     "Observer",
     "Offspring",
@@ -49,20 +60,27 @@ __all__ = [
     "PopDescentError",
     "PopDescentTuner",
     "Population",
+    "PopulationTuner",
     "PopulationView",
     "Schedule",
     "ScoringPlan",
+    "SearchResult",
     "SearchSpace",
     "Strategy",
     "TrainingPlan",
+    "UnitMutation",
     "find_handles",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # KerasTuner is imported with the tuner only: the other two faces do not need it.
-    if name == "PopDescentTuner":
-        from keras_popdescent.tuners import PopDescentTuner
+    # KerasTuner is imported with the tuners only: the other two faces do not need it.
+    if name in ("PopDescentTuner", "PopulationTuner", "SearchResult"):
+        from keras_popdescent import tuners
 
-        return PopDescentTuner
+        return getattr(tuners, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -253,6 +253,8 @@ def test_an_unknown_name():
 def test_a_star_imports_what_is_public():
     names: dict[str, object] = {}
     exec("from keras_popdescent import *", names)
+    # What completion offers has all of it, also what is imported late.
+    assert set(keras_popdescent.__all__) <= set(dir(keras_popdescent))
     source = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
     named = {
         alias.asname

@@ -35,7 +35,8 @@ from keras_popdescent.population.state import (
     visited,
     with_fresh_optimizer,
 )
-from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
+from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.plans import ScoringPlan, TrainingPlan
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 

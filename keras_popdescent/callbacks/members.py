@@ -283,7 +283,7 @@ def _wants_member(function: Any) -> bool:
 def _no_callback(given: Any) -> ArgumentError:
     return ArgumentError(
         describe(
-            "`callbacks` holds something else.",
+            "`callbacks` contains something that is not a callback.",
             "Expected Keras callbacks, or functions that return one.",
             received=given,
         )

@@ -19,16 +19,16 @@ from keras_popdescent.history import History
 from keras_popdescent.hyperparameters._keras_internals import sync_from_fit
 from keras_popdescent.operators.fitness import Direction
 from keras_popdescent.population.budget import MIN_ITERATIONS, PAPER_BATCHES
-from keras_popdescent.population.executor import Report, Setup
-from keras_popdescent.population.loop import Loop
-from keras_popdescent.population.objective import Objective, objective_of
-from keras_popdescent.population.population import (
+from keras_popdescent.population.checks import (
     check_mutate,
     check_sizes,
     check_strategy,
     default_elites,
     scoring_plan,
 )
+from keras_popdescent.population.executor import Report, Setup
+from keras_popdescent.population.loop import Loop
+from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.registry import make_display
 from keras_popdescent.population.settings import ENDLESS, Settings
 from keras_popdescent.strategies.base import Strategy

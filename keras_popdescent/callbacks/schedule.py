@@ -96,7 +96,7 @@ class ScheduleCallback(keras.callbacks.Callback):
         if missing:
             raise BindingError(
                 describe(
-                    "The model has not what the schedule controls.",
+                    "The model does not have what the schedule controls.",
                     "Expected a model that the search's own build function has made.",
                     missing=missing,
                     found=list(found),
@@ -239,7 +239,9 @@ def refuse_multipliers(schedule: Schedule) -> None:
 
 def _check(schedule: Schedule) -> None:
     if not schedule.segments:
-        raise ArgumentError(describe("The schedule is empty."))
+        raise ArgumentError(
+            describe("The schedule is empty.", fix="Use one from `tuner.get_best_schedule()`.")
+        )
     refuse_multipliers(schedule)
     if not any(segment.scalars for segment in schedule):
         raise ArgumentError(

@@ -245,6 +245,7 @@ class Folder:
             raise ProjectError(
                 describe(
                     f"The directory cannot be read: {error.strerror or error}.",
+                    fix="Check its permissions, or pass another one.",
                     directory=str(self.directory),
                 )
             ) from error

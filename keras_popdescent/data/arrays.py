@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_popdescent.data.batch import Batch, length
-from keras_popdescent.strategies.base import TrainingPlan
+from keras_popdescent.strategies.plans import TrainingPlan
 
 Indices = NDArray[np.int32]
 

@@ -81,7 +81,7 @@ def _as_array(value: Any) -> np.ndarray[Any, Any]:
     except (ValueError, TypeError) as error:
         raise DataError(
             describe(
-                "The data is no array of numbers.",
+                "The data must be an array of numbers.",
                 "Expected the same number of values in each row, and no gaps.",
                 type=type(value).__name__,
                 reason=str(error)[:200],
@@ -143,7 +143,7 @@ def check_class_weight(weights: Any) -> None:
     if not known or not weights:
         raise DataError(
             describe(
-                "`class_weight` is no weight by class.",
+                "`class_weight` must map classes to weights.",
                 "Expected a dict such as {0: 1.0, 1: 5.0}.",
                 class_weight=weights,
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_popdescent.data.batch import Batch, as_batch, class_weights
 from keras_popdescent.errors import DataError, describe
-from keras_popdescent.strategies.base import TrainingPlan
+from keras_popdescent.strategies.plans import TrainingPlan
 
 
 class IterableBatches:

@@ -197,7 +197,7 @@ def _arrays(x: Any, y: Any, sample_weight: Any) -> Batch:
         parts.append(to_numpy(sample_weight))
     arrays = tuple(parts)
     if length(arrays) == 0:
-        raise DataError(describe("The data set is empty."))
+        raise DataError(describe("The data set is empty.", fix="Pass at least one sample."))
     return arrays
 
 
@@ -206,7 +206,7 @@ def _split(arrays: Batch, fraction: float) -> tuple[Batch, Batch]:
     if not 0.0 < fraction < 1.0:
         raise DataError(
             describe(
-                "`validation_split` is no fraction.",
+                "`validation_split` must be a fraction.",
                 "Expected a number between 0 and 1.",
                 validation_split=fraction,
             )
@@ -217,6 +217,7 @@ def _split(arrays: Batch, fraction: float) -> tuple[Batch, Batch]:
         raise DataError(
             describe(
                 "`validation_split` leaves one of the two parts empty.",
+                fix="Choose another one, or pass `validation_data`.",
                 validation_split=fraction,
                 samples=total,
             )
@@ -274,7 +275,12 @@ def _collect(data: Any, steps: int | None) -> list[Batch]:
         if steps is not None and len(batches) >= steps:
             break
     if not batches:
-        raise DataError(describe("The validation data is empty."))
+        raise DataError(
+            describe(
+                "The validation data is empty.",
+                fix="Check the data set, or leave out `validation_steps`.",
+            )
+        )
     return batches
 
 

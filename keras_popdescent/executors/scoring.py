@@ -12,7 +12,7 @@ from keras_popdescent.data.arrays import Indices
 from keras_popdescent.data.batch import Batch, length
 from keras_popdescent.executors.stepping import Stepper
 from keras_popdescent.population.live_model import LiveModel
-from keras_popdescent.strategies.base import ScoringPlan
+from keras_popdescent.strategies.plans import ScoringPlan
 
 DEFAULT_NUM_SAMPLES = 1600
 

@@ -44,7 +44,8 @@ from keras_popdescent.population.state import (
     visited,
     with_fresh_optimizer,
 )
-from keras_popdescent.strategies.base import Offspring, TrainingPlan
+from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.plans import TrainingPlan
 from keras_popdescent.strategies.space import Values
 
 # Compiled models kept for structures that no member has at present.

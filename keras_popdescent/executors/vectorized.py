@@ -25,7 +25,8 @@ from keras_popdescent.executors.stacks import States
 from keras_popdescent.population.executor import Report
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import MemberState, capture
-from keras_popdescent.strategies.base import Offspring, TrainingPlan
+from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.plans import TrainingPlan
 
 # A member's training needs its state, its gradients and what is made of them: so many times its
 # state; and its activations.

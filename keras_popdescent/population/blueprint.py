@@ -63,10 +63,6 @@ class Blueprint(ABC):
         """Return what decides which compiled model a member needs; live values are not in it."""
         return tuple((name, values[name]) for name in self.space.names("rebuild", "structural"))
 
-    def shape_key(self, values: Values) -> Hashable:
-        """Return what decides the shapes of the weights."""
-        return tuple((name, values[name]) for name in self.space.names("structural"))
-
     def build_seeded(self, values: Values, seed: int) -> keras.Model:
         """Build a model whose initial weights follow from a seed.
 

@@ -18,7 +18,8 @@ from keras_popdescent.data import SearchData
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.state import MemberState, is_finite
-from keras_popdescent.strategies.base import Offspring, ScoringPlan, TrainingPlan
+from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.plans import ScoringPlan, TrainingPlan
 from keras_popdescent.strategies.space import Values
 
 

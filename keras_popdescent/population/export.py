@@ -38,10 +38,20 @@ def export_model(
     """
     model = build_plain(blueprint, values, lambda: blueprint.build_seeded(values, seed=0), batch)
     if not model.built:
-        model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
+        call_on(model, batch)
     put_into(model, state)
     put_averages_into(model, state)
     return model
+
+
+def call_on(model: keras.Model, batch: Any) -> None:
+    """Call a model on the samples of a batch: its weights appear with it.
+
+    Args:
+        model: A model.
+        batch: Samples, and whatever comes with them.
+    """
+    model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
 
 
 def make_all(makers: Sequence[Callable[[], keras.Model]], stacklevel: int = 3) -> list[keras.Model]:

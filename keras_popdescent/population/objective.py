@@ -134,7 +134,11 @@ def objective_of(objective: str | tuple[str, Direction] | Objective) -> Objectiv
             )
         if not isinstance(direction, str) or direction not in ("min", "max"):
             raise ObjectiveError(
-                describe("The direction must be 'min' or 'max'.", direction=direction)
+                describe(
+                    "The direction must be 'min' or 'max'.",
+                    fix='Pass `("name", "min")` or `("name", "max")`.',
+                    direction=direction,
+                )
             )
         return Objective(name, direction)
     if not isinstance(objective, str) or not objective:

@@ -8,8 +8,7 @@ hyperparameter values are written last (the optimizer's state holds the parent's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,17 +71,6 @@ def capture(live: LiveModel) -> MemberState:
 def restore(live: LiveModel, state: MemberState) -> None:
     """Put a state into a live model."""
     live.write_variables((*state.weights, *state.optimizer))
-
-
-@contextmanager
-def swapped_in(live: LiveModel, state: MemberState) -> Iterator[LiveModel]:
-    """Put a state into a live model for the length of a block, then what was there before."""
-    before = capture(live)
-    restore(live, state)
-    try:
-        yield live
-    finally:
-        restore(live, before)
 
 
 def child_state(

@@ -22,15 +22,8 @@ import numpy as np
 from keras_popdescent.arguments import check_flag, check_number, check_whole
 from keras_popdescent.operators.fitness import cost
 from keras_popdescent.operators.noise import NoiseSpec
-from keras_popdescent.strategies.base import (
-    ClosingPlan,
-    Offspring,
-    PopulationView,
-    ScoringPlan,
-    Strategy,
-    TrainingPlan,
-    check_plans,
-)
+from keras_popdescent.strategies.base import Offspring, PopulationView, Strategy
+from keras_popdescent.strategies.plans import ClosingPlan, ScoringPlan, TrainingPlan, check_plans
 
 
 class ESGD(Strategy):

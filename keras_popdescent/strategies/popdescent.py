@@ -24,24 +24,26 @@ from keras_popdescent.arguments import check_flag, check_number, check_one_of, c
 from keras_popdescent.operators.noise import NoiseKind, NoiseSpec
 from keras_popdescent.operators.selection import choose_parents, weakest
 from keras_popdescent.strategies.base import (
-    Annealing,
-    Averaging,
-    ClosingPlan,
-    Focus,
     Offspring,
     OptimizerState,
     PopulationView,
     Regularization,
-    ScoringPlan,
     Strategy,
-    TrainingPlan,
-    check_plans,
 )
 from keras_popdescent.strategies.mutations import (
     LogNormalMutation,
     Mutation,
     ReferenceMutation,
     UnitMutation,
+)
+from keras_popdescent.strategies.plans import (
+    Annealing,
+    Averaging,
+    ClosingPlan,
+    Focus,
+    ScoringPlan,
+    TrainingPlan,
+    check_plans,
 )
 from keras_popdescent.strategies.space import SearchSpace, Values
 

@@ -231,6 +231,7 @@ class SearchSpace:
             raise ArgumentError(
                 describe(
                     "Two hyperparameters have the same name.",
+                    fix="Rename one of them.",
                     names=[dimension.name for dimension in dimensions],
                 )
             )

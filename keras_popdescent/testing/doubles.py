@@ -20,13 +20,8 @@ from keras_popdescent.population.objective import Objective, objective_of
 from keras_popdescent.population.observer import Observer
 from keras_popdescent.population.settings import Settings
 from keras_popdescent.population.state import MemberState
-from keras_popdescent.strategies.base import (
-    ClosingPlan,
-    Offspring,
-    PopulationView,
-    Strategy,
-    TrainingPlan,
-)
+from keras_popdescent.strategies.base import Offspring, PopulationView, Strategy
+from keras_popdescent.strategies.plans import ClosingPlan, TrainingPlan
 from keras_popdescent.strategies.space import SearchSpace, Values
 
 # (slot, call of `advance` from 1, values) -> score

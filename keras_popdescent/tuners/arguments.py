@@ -17,7 +17,7 @@ from keras_popdescent.arguments import check_flag, check_number, check_time, che
 from keras_popdescent.data import IterableBatches, SearchData
 from keras_popdescent.errors import ArgumentError, ObjectiveError, describe
 from keras_popdescent.hyperparameters import BATCH_SIZE, Binding
-from keras_popdescent.population.population import check_initial, check_sizes, check_strategy
+from keras_popdescent.population.checks import check_initial, check_sizes, check_strategy
 from keras_popdescent.population.registry import check_executor
 from keras_popdescent.strategies.space import SearchSpace, Values
 
@@ -48,7 +48,7 @@ def check_objective_form(objective: Any) -> None:
     except (ValueError, TypeError, AttributeError) as error:
         raise ObjectiveError(
             describe(
-                "The objective is none whose direction is known.",
+                "The direction of the objective cannot be told from its name.",
                 'Expected a name such as "val_loss", a `keras_tuner.Objective(name, direction)`, '
                 "or a list of both.",
                 objective=objective,
@@ -189,7 +189,7 @@ def check_project(directory: Any, name: Any) -> None:
     if not parts or Path(name).is_absolute() or ".." in parts or name != name.strip():
         raise ArgumentError(
             describe(
-                "`project_name` is no folder within `directory`.",
+                "`project_name` must be a folder inside `directory`.",
                 "Expected a name without `..`, that begins with no slash.",
                 project_name=name,
             )
@@ -275,7 +275,7 @@ def check_batch_sizes(space: keras_tuner.HyperParameters) -> None:
             except ArgumentError:
                 raise ArgumentError(
                     describe(
-                        "The hyperparameter `batch_size` can be no number of samples.",
+                        "The hyperparameter `batch_size` must be a number of samples.",
                         "Expected whole numbers from 1 on.",
                         fix="Choose another name for it, if it means something else.",
                         batch_size=value,

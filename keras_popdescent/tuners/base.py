@@ -25,16 +25,16 @@ from keras_popdescent.population.budget import (
     per_execution,
     plan_budget,
 )
-from keras_popdescent.population.determinism import make_deterministic
-from keras_popdescent.population.executor import Executor, Setup
-from keras_popdescent.population.kept import Kept
-from keras_popdescent.population.objective import Objective
-from keras_popdescent.population.population import (
+from keras_popdescent.population.checks import (
     check_initial_names,
     check_objective,
     default_elites,
     scoring_plan,
 )
+from keras_popdescent.population.determinism import make_deterministic
+from keras_popdescent.population.executor import Executor, Setup
+from keras_popdescent.population.kept import Kept
+from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import SearchSpace, Values
@@ -51,8 +51,8 @@ from keras_popdescent.tuners.blueprint import TunerBlueprint, UserBinding, kind_
 from keras_popdescent.tuners.building import (
     build_and_call,
     build_hypermodel,
-    check_strategy,
     refuse_chief,
+    refuse_several_replicas,
     warn_of_own_fit,
 )
 from keras_popdescent.tuners.execution import Execution
@@ -83,27 +83,44 @@ class PopulationTuner(keras_tuner.Tuner):
 
     Args:
         oracle: A `PopulationOracle`.
-        hypermodel: See `keras_tuner.Tuner`.
-        strategy: Decides who is replaced.
-        population_size: Number of members.
-        num_elites: Members that stay untouched in each iteration.
-        batches_per_iteration: Batches a member trains on in each iteration.
-        iterations: Number of iterations.
-        max_gradient_steps: At most so many gradient steps of all members and executions together.
-        max_time: Seconds after which no iteration begins.
+        hypermodel: A function `build_model(hp)` or a `HyperModel`; None where a subclass overrides
+            `run_trial`.
+        strategy: Decides who is replaced by whom.
+        population_size: Number of members that train together. Defaults to 5.
+        num_elites: Members that stay untouched in each iteration, 0 ... population_size. Defaults
+            to three fifths of the population, the paper's 3 of 5.
+        batches_per_iteration: Gradient steps of each member between two selections. Defaults to the
+            paper's 128, or fewer where the budget would hold fewer than 40 iterations.
+        iterations: Number of iterations. Defaults to what `epochs` in `search` holds: each slot
+            trains for that many epochs.
+        max_gradient_steps: At most so many gradient steps of all members and executions together;
+            without `epochs` and `iterations` it is the budget. The closing rounds of
+            `PopDescent.reference()` are not counted. Defaults to None: no limit.
+        max_time: Seconds after which no iteration begins, for all executions together. Defaults to
+            None: no limit. `epochs` (1 by default, as in `fit`) still ends the search.
         executor: What trains the members: `"auto"`, `"sequential"`, `"vectorized"`, or an
-            `Executor`. Defaults to `"auto"`.
-        bindings: The user's own bindings by hyperparameter.
-        validation_samples: Size of the random part of the validation data that scores members.
-        implicit_mutation: Whether the model's own learning rate and L2 are mutated where nothing in
-            the search space is live.
-        initial_hyperparameters: Values for the first members.
-        checkpoint: Whether a search is saved, so that it goes on in a new process.
-        checkpoint_every: Iterations from one snapshot to the next; None for as often as takes no
-            more than about a twentieth of the time.
-        max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes.
-        deterministic: Whether the backend is to use only operations that give the same result
-            twice.
+            `Executor`. Defaults to `"auto"`: vectorized on JAX with an accelerator, else
+            sequential. Overridden training takes its place.
+        bindings: Overrules what is found out about a hyperparameter, by name: a kind (`"live"`,
+            `"rebuild"`, `"structural"`), the path of a live scalar (`"optimizer.momentum"`; see
+            `find_handles`), a `Binding`, or a function that returns one.
+        validation_samples: Score members on a random part of the validation data of this size, the
+            same for all, drawn anew in each iteration. Defaults to None: as the strategy plans,
+            which is all of it for the default.
+        implicit_mutation: Where nothing in the search space is live, mutate the learning rate and
+            the L2 coefficients that the model has around their own values. Defaults to True.
+        initial_hyperparameters: Values for the first members within the search space, a dict for
+            each; what one leaves out is drawn. Member 0 otherwise has the defaults.
+        checkpoint: Whether the search is saved in the project directory, so that the same call goes
+            on in a new process after a crash or a kill, exactly. Defaults to True.
+        checkpoint_every: Iterations from one snapshot to the next, at least 1. Defaults to None: as
+            often as takes no more than about a twentieth of the time.
+        max_disk_mb: Most that the project directory may hold with its snapshots, in megabytes
+            (10**6 bytes). Defaults to None: no bound; two snapshots stay, and a third while it is
+            written.
+        deterministic: Whether the backend is told, when the search begins, to use only operations
+            that give the same result twice: for GPUs, where this costs speed; CPUs do so anyway. On
+            TensorFlow it holds for the whole process from then on. Defaults to False.
         **kwargs: Arguments of `keras_tuner.Tuner`.
 
     Raises:
@@ -227,7 +244,7 @@ class PopulationTuner(keras_tuner.Tuner):
         if own is not None:
             return search_with_own_training(self, own, fit_args, fit_kwargs, heldout_data)
         arguments = fit_arguments(fit_args, fit_kwargs)
-        check_strategy(self.distribution_strategy)
+        refuse_several_replicas(self.distribution_strategy)
         check_batch_sizes(self.oracle.get_space())
         data = prepare(**self._with_batch_size(arguments.data))
         objective = self.search_objective()

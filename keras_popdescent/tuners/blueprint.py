@@ -38,10 +38,10 @@ from keras_popdescent.population.blueprint import (
     own_targets,
     set_plain,
 )
+from keras_popdescent.population.export import call_on
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import KINDS, SearchSpace, Value, Values
-from keras_popdescent.tuners.building import call_on
 
 # What a user may bind a hyperparameter to: a kind, the path of a handle, or a binding's maker.
 UserBinding = str | Binding | Callable[[], Binding]
@@ -241,7 +241,7 @@ class TunerBlueprint(Blueprint):
             if name not in names:
                 raise ArgumentError(
                     describe(
-                        "`bindings` names a hyperparameter that the search space has not.",
+                        "`bindings` names a hyperparameter that is not in the search space.",
                         f"It has: {', '.join(names) or 'none'}.",
                         bindings=name,
                     )

@@ -13,6 +13,7 @@ import keras
 import keras_tuner
 
 from keras_popdescent.errors import ArgumentError, ModelError, describe
+from keras_popdescent.population.export import call_on
 
 if TYPE_CHECKING:
     from keras_popdescent.tuners.base import PopulationTuner
@@ -49,16 +50,6 @@ def build_and_call(
         with suppress(Exception):
             call_on(model, batch)
     return model
-
-
-def call_on(model: keras.Model, batch: Any) -> None:
-    """Call a model on the samples of a batch: its weights appear with it.
-
-    Args:
-        model: A model.
-        batch: Samples, and whatever comes with them.
-    """
-    model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch[0]))
 
 
 def warn_of_own_fit(classes: Iterable[type[Any]]) -> None:
@@ -133,7 +124,7 @@ def refuse_chief() -> None:
         )
 
 
-def check_strategy(strategy: Any) -> None:
+def refuse_several_replicas(strategy: Any) -> None:
     """Refuse a distribution over several devices: members take turns on one.
 
     Args:

@@ -68,15 +68,15 @@ def fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArgument
     `validation_freq` has no effect: members are scored in every iteration.
 
     Raises:
-        ArgumentError: For an argument that `fit` has not.
+        ArgumentError: For an argument that `fit` does not take.
     """
     unknown = [name for name in kwargs if name not in _POSITIONS]
     if unknown or len(args) > len(_POSITIONS):
         raise ArgumentError(
             describe(
-                "`search` got arguments that `keras.Model.fit` has not.",
+                "`search` got arguments that `keras.Model.fit` does not take.",
                 f"It has: {', '.join(_POSITIONS)}; `search` has `heldout_data` too.",
-                "What the tuner is to do belongs into its constructor.",
+                "What the tuner is to do belongs in its constructor.",
                 unknown=unknown or list(args[len(_POSITIONS) :]),
             )
         )

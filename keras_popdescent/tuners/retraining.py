@@ -16,6 +16,7 @@ from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.history import History, Schedule, Segment
 from keras_popdescent.hyperparameters import BATCH_SIZE, find_handles
 from keras_popdescent.population.blueprint import Blueprint
+from keras_popdescent.population.export import call_on
 from keras_popdescent.population.kept import Kept
 from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 from keras_popdescent.strategies.space import Values
@@ -129,11 +130,7 @@ def retrain(
         values = phase.segments[0].values
         before, model = model, build(values)
         if not model.built:
-            model(
-                keras.tree.map_structure(
-                    keras.ops.convert_to_tensor, data.training.first_batch()[0]
-                )
-            )
+            call_on(model, data.training.first_batch())
         if before is not None:
             fill(model, capture_own([before]))
         # How many steps a call makes changes no result; the schedule counts them one by one.
@@ -152,7 +149,9 @@ def retrain(
         model.make_train_function(force=True)
         done += length
     if model is None:
-        raise ArgumentError(describe("The schedule is empty."))
+        raise ArgumentError(
+            describe("The schedule is empty.", fix="Use one from `tuner.get_best_schedule()`.")
+        )
     return model
 
 

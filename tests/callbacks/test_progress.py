@@ -25,7 +25,7 @@ from keras_popdescent.population.member import Member
 from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.registry import DISPLAYS
 from keras_popdescent.population.settings import Settings
-from keras_popdescent.strategies.base import ClosingPlan, TrainingPlan
+from keras_popdescent.strategies.plans import ClosingPlan, TrainingPlan
 from keras_popdescent.strategies.space import LogDimension, SearchSpace
 
 NAN = math.nan

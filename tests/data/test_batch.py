@@ -144,7 +144,7 @@ def test_class_weights(labels):
 
 @pytest.mark.parametrize("weights", [{}, 3, {"0": 1.0}, {0.5: 1.0}, {np.nan: 1.0}, {True: 1.0}])
 def test_what_is_no_weight_by_class(weights):
-    with pytest.raises(DataError, match="no weight by class"):
+    with pytest.raises(DataError, match="must map classes to weights"):
         check_class_weight(weights)
 
 

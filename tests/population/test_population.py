@@ -416,7 +416,7 @@ def test_a_strategy_that_starts_with_what_is_not_there():
 
 def test_initial_values_of_what_is_not_there():
     population = Population.from_model(build(), size=3, seed=0)
-    with pytest.raises(ArgumentError, match=r"names what the search space has not.*unknown=\['"):
+    with pytest.raises(ArgumentError, match=r"are not in the search space.*unknown=\['"):
         fit(population, iterations=1, initial_hyperparameters=[{"learning_rat": 0.5}])
     assert not population.history.iterations()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from keras_popdescent.executors.stepping import make_stepper
 from keras_popdescent.operators import NO_NOISE, NoiseSpec
 from keras_popdescent.population.blueprint import ModelBlueprint
 from keras_popdescent.population.live_model import LiveModel
-from keras_popdescent.population.state import capture, inherit, restore, swapped_in, to_numpy
+from keras_popdescent.population.state import capture, inherit, restore, to_numpy
 
 pytestmark = pytest.mark.backend
 
@@ -51,6 +53,15 @@ def live():
 @pytest.fixture(scope="module")
 def stepper(live):
     return make_stepper(live.model)
+
+
+@contextmanager
+def swapped_in(live, state):
+    """Put a state into a live model for the length of a block, then what was there before."""
+    before = capture(live)
+    restore(live, state)
+    yield
+    restore(live, before)
 
 
 @pytest.fixture(autouse=True)
@@ -133,26 +144,6 @@ def test_two_members_in_turns_are_two_models(live, stepper):
     for state, other in zip(states, expected, strict=True):
         assert_equal(copied(state), other)
     assert any(differ(expected[0].weights, expected[1].weights))
-
-
-def test_swapped_in_puts_back_what_was_there(live, stepper):
-    start = capture(live)
-    train(stepper)
-    held = copied(capture(live))
-    with swapped_in(live, start) as inside:
-        assert inside is live
-        assert_equal(copied(capture(live)), copied(start))
-        train(stepper)
-    assert_equal(copied(capture(live)), held)
-
-
-def test_swapped_in_puts_back_after_an_error(live, stepper):
-    start = capture(live)
-    train(stepper)
-    held = copied(capture(live))
-    with pytest.raises(RuntimeError), swapped_in(live, start):
-        raise RuntimeError
-    assert_equal(copied(capture(live)), held)
 
 
 def test_a_copy_differs_in_its_seeds_only(live, stepper):

@@ -58,7 +58,7 @@ def _failed(error: Exception) -> TrainingError:
     )
 
 
-def _check_strategy(strategy: Strategy) -> None:
+def _refuse_what_has_no_meaning(strategy: Strategy) -> None:
     """Refuse a strategy whose decisions would be recorded and have no effect.
 
     Raises:
@@ -102,7 +102,7 @@ def search_with_own_training(
         ModelError: If what it builds cannot take over its parent's weights.
         DivergedError: If no member is finite for three iterations in a row, or ever was.
     """
-    _check_strategy(tuner.strategy)
+    _refuse_what_has_no_meaning(tuner.strategy)
     kwargs = dict(fit_kwargs)
     calls = plan_calls(
         code,

@@ -33,7 +33,8 @@ from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.seeding import borrowed_globals, integer_seed
 from keras_popdescent.population.state import MemberState
-from keras_popdescent.strategies.base import Offspring, TrainingPlan
+from keras_popdescent.strategies.base import Offspring
+from keras_popdescent.strategies.plans import TrainingPlan
 from keras_popdescent.strategies.space import Values
 from keras_popdescent.tuners.own.calls import Calls
 from keras_popdescent.tuners.own.life import Life
