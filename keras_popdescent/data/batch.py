@@ -32,6 +32,11 @@ def as_batch(item: Any) -> Batch:
     return parts[:2] if len(parts) == 3 and parts[2] is None else parts
 
 
+def as_fit_gives_it(batch: Batch) -> Any:
+    """Return a batch as `fit` hands it to `train_step`: samples alone are no tuple."""
+    return batch if len(batch) > 1 else keras.utils.pack_x_y_sample_weight(batch[0])
+
+
 def _not_foreign(leaf: Any) -> Any:
     """Return a NumPy array for a tensor of another backend, as `tf.data` yields on all of them."""
     return leaf.numpy() if hasattr(leaf, "numpy") and not keras.ops.is_tensor(leaf) else leaf

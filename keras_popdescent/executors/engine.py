@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data.arrays import Indices
+from keras_popdescent.data.batch import as_fit_gives_it
 from keras_popdescent.executors.convolutions import as_products
 from keras_popdescent.executors.stacks import Stack
 from keras_popdescent.executors.stepping.chunks import Chunks
@@ -286,7 +287,7 @@ class Engine:
         state = tuple([member[index] for index in group] for group in places)
 
         def step(state: Any, row: jax.Array) -> Any:
-            return self._model.train_step(state, gather(arrays, row))
+            return self._model.train_step(state, as_fit_gives_it(gather(arrays, row)))
 
         logs, state = self._over(step, (*state, metrics), rows)
         changed = list(member)
@@ -302,7 +303,7 @@ class Engine:
         others = [member[index] for index in self._others]
 
         def step(state: Any, row: jax.Array) -> Any:
-            return self._model.test_step(state, gather(arrays, row))
+            return self._model.test_step(state, as_fit_gives_it(gather(arrays, row)))
 
         logs, state = self._over(step, (trainable, others, metrics), rows)
         return state[-1], logs

@@ -30,7 +30,7 @@ from keras_popdescent.hyperparameters import BATCH_SIZE
 from keras_popdescent.operators.noise import NO_NOISE
 from keras_popdescent.population.executor import Executor, Report, Setup
 from keras_popdescent.population.export import export_model
-from keras_popdescent.population.live_model import LiveModel, check_takes
+from keras_popdescent.population.live_model import LiveModel, check_takes, trains_by_itself
 from keras_popdescent.population.seeding import integer_seed
 from keras_popdescent.population.state import (
     MemberState,
@@ -238,6 +238,15 @@ class SequentialExecutor(Executor):
             # They are read off a model that is built for these very values.
             self._setup.blueprint.computed_values(values)
 
+    def can_inherit(self, child: Offspring) -> bool:
+        key = self._setup.blueprint.structure_key
+        others = [p for p in child.parents if key(self._values[p]) != key(child.values)]
+        if not others:
+            return True
+        stage = self._stage(child.values)
+        shapes = _own_shapes(stage.fresh)
+        return all(_own_shapes(self.capture(parent)) == shapes for parent in others)
+
     def apply(self, offspring: Sequence[Offspring]) -> None:
         for child in offspring:
             self._check_shapes(child)
@@ -314,9 +323,10 @@ class SequentialExecutor(Executor):
             return
         whole = data.validation
         first = whole[0] if isinstance(whole, list) else head(whole)
-        if sample_types(first) != sample_types(data.training.first_batch()):
-            live = self._stage(self._values[0]).live
-            check_takes(live.model, first, "validation data")
+        model = self._stage(self._values[0]).live.model
+        other = sample_types(first) != sample_types(data.training.first_batch())
+        if other or trains_by_itself(model):
+            check_takes(model, first, "validation data", scored=True)
 
     def export(self, values: Values, state: MemberState) -> keras.Model:
         return self.exporter()(values, state)
@@ -467,6 +477,11 @@ class SequentialExecutor(Executor):
 def _reported(model: keras.Model) -> list[str]:
     """Return the names of what the train step reports, after a batch has been seen."""
     return list(model.get_metrics_result())
+
+
+def _own_shapes(state: MemberState) -> list[tuple[int, ...]]:
+    """Return the shapes of a model's own weights; live scalars and seeds come after them."""
+    return [tuple(tensor.shape) for tensor in state.weights[: state.num_plain[0]]]
 
 
 def _live_ids(live: LiveModel) -> set[int]:

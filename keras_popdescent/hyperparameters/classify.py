@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -57,12 +57,14 @@ class Classification:
         computed: True where the handles follow the value in another way (`10 ** value`, say): then
             they are read off a model built for the value.
         unbounded: True where all targets are positive scales without a natural upper end.
+        inert: True where no model showed a difference: it acts beside other values, if at all.
     """
 
     kind: Kind
     targets: tuple[tuple[str, float], ...] = ()
     computed: bool = False
     unbounded: bool = False
+    inert: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -104,21 +106,85 @@ def classify(
     found: dict[str, Classification] = {}
     for name, moves in probes.items():
         seen = []
+        raised: Exception | None = None
         for values, reference in moves:
             try:
                 result = (values, fingerprint(build(values)))
             except PopDescentError:
                 raise
-            except Exception:
+            except Exception as error:
                 # A member with such values will cost its birth; the kind shows in the other probes.
+                raised = error
                 continue
             if reference == name:
                 # The first probe of a conditional hyperparameter opens its scope.
                 seen.append((fingerprints.setdefault(name, result), result))
             elif reference in fingerprints:
                 seen.append((fingerprints[reference], result))
+        if not seen and raised is not None:
+            warnings.warn(
+                f"`{name}` is taken for rebuild: the build function raised for all values that it "
+                f"was tried with, {type(raised).__name__}: {str(raised)[:200]}",
+                stacklevel=2,
+            )
         found[name] = _compare(name, seen) if seen else Classification("rebuild")
     return separate(found)
+
+
+def acting_contexts(
+    build: Callable[[Values], keras.Model],
+    probes: Mapping[str, Sequence[tuple[Values, str]]],
+    base: Values,
+    found: Mapping[str, Classification],
+) -> dict[str, Values]:
+    """Return values beside which hyperparameters act that do nothing beside the defaults.
+
+    `units = hp.Int("units", 8, 32)` may be used only `if hp.Boolean("deep")`, without a conditional
+    scope. Each value at which another hyperparameter was tried, and changed the model's structure,
+    is tried as a context.
+
+    Args:
+        build: See `classify`.
+        probes: See `classify`.
+        base: The default values.
+        found: What `classify` returned for them.
+
+    Returns:
+        By hyperparameter: other values than the defaults; none for what acts nowhere.
+    """
+    inert = {name for name, classification in found.items() if classification.inert}
+    contexts: dict[str, Values] = {}
+    if not inert:
+        return contexts
+    for other, moves in probes.items():
+        if found[other].kind == "live" or other in inert:
+            continue
+        for values, _ in moves:
+            context = {key: value for key, value in values.items() if base.get(key) != value}
+            before = fingerprint_or_none(build, values) if context else None
+            for name in sorted(inert - contexts.keys() - context.keys()) if before else ():
+                if any(
+                    after is not None and after != before
+                    for after in (
+                        fingerprint_or_none(build, {**values, name: moved[name]})
+                        for moved, _ in probes[name]
+                        if moved[name] != base[name]
+                    )
+                ):
+                    contexts[name] = context
+    return contexts
+
+
+def fingerprint_or_none(
+    build: Callable[[Values], keras.Model], values: Values
+) -> Fingerprint | None:
+    """Return the fingerprint of the model of some values; None where it cannot be built."""
+    try:
+        return fingerprint(build(values))
+    except PopDescentError:
+        raise
+    except Exception:
+        return None
 
 
 def single_targets(
@@ -184,7 +250,8 @@ def _compare(
     if not changed:
         # Nothing in the model shows it. A batch size acts through the data; anything else acts
         # where a config cannot show it (a closure), so that only a new model is sure to have it.
-        return Classification("live" if name == BATCH_SIZE else "rebuild")
+        is_batch_size = name == BATCH_SIZE
+        return Classification("live" if is_batch_size else "rebuild", inert=not is_batch_size)
     observed = [(values[name], print_) for pair in pairs for values, print_ in pair]
     factors = {path: _factor(path, observed) for path in sorted(changed)}
     return Classification(

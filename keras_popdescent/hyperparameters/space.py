@@ -72,11 +72,18 @@ class TunerDimension(Dimension):
     def is_active(self, values: Values) -> bool:
         return all(condition.is_active(values) for condition in self.hyperparameter.conditions)
 
-    def probes(self) -> list[Value]:
-        """Return values, other than the default, at which a build function is tried."""
+    def probes(self, most: int = _MAX_PROBED_CHOICES) -> list[Value]:
+        """Return values, other than the default, at which a build function is tried.
+
+        Args:
+            most: All values where there are no more than so many; else some over the range.
+        """
         hp = self.hyperparameter
         listed = list(getattr(hp, "values", ()) or ())
-        if 0 < len(listed) <= _MAX_PROBED_CHOICES:
+        if isinstance(hp, keras_tuner.engine.hyperparameters.Int):
+            # KerasTuner lists floats where the steps are logarithmic.
+            listed = [int(value) for value in listed]
+        if 0 < len(listed) <= most:
             candidates: Sequence[Any] = listed
         else:
             candidates = [self.from_unit(position) for position in (0.02, 0.5, 0.98)]

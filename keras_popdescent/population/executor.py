@@ -173,6 +173,10 @@ class Executor(ABC):
     def prepare(self, values: Values) -> None:  # noqa: B027
         """Make ready what a member of these values needs; raises what its build function raises."""
 
+    def can_inherit(self, child: Offspring) -> bool:
+        """Whether the parents' weights have the shapes that they have in the child's model."""
+        return True
+
     @abstractmethod
     def apply(self, offspring: Sequence[Offspring]) -> None:
         """Replace members; parents are read before anything is written."""

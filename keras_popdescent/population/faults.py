@@ -95,6 +95,9 @@ class BuildWatch:
                     raise
                 self._count(child.values, error)
                 child = replace(child, values=dict(parents[child.parents[0]]))
+            if not executor.can_inherit(child):
+                _warn_of_shapes(child, parents[child.parents[0]])
+                child = replace(child, values=dict(parents[child.parents[0]]))
             able.append(child)
         return able
 
@@ -114,6 +117,17 @@ class BuildWatch:
             f"the member gets other values: {str(error)[:200]}",
             stacklevel=2,
         )
+
+
+def _warn_of_shapes(child: Offspring, parent: Values) -> None:
+    names = sorted(name for name, value in child.values.items() if parent.get(name) != value)
+    listed = ", ".join(f"`{name}`" for name in names)
+    warnings.warn(
+        f"One of {listed} decides shapes of weights beside other values than the defaults; the "
+        "child, which inherits its parent's weights, keeps its parent's values. Declare it "
+        'structural: `bindings={"name": "structural"}`.',
+        stacklevel=2,
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

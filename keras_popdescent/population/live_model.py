@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_popdescent.data.batch import Batch
+from keras_popdescent.data.batch import Batch, as_fit_gives_it
 from keras_popdescent.errors import BindingError, DataError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.hyperparameters._keras_internals import weight_averages
@@ -337,35 +337,51 @@ def _refuse_second_optimizer(model: keras.Model) -> None:
                 )
 
 
-def check_takes(model: keras.Model, batch: Batch, what: str = "data") -> None:
+def check_takes(model: keras.Model, batch: Batch, what: str = "data", scored: bool = False) -> None:
     """Create weights, losses and metrics from a batch; nothing is trained.
 
     Args:
         model: A compiled model.
         batch: What it is to take.
         what: What the batch is, in words.
+        scored: Whether the model has to be able to score it, also where its own `train_step`
+            computes a loss that nothing else knows.
 
     Raises:
         DataError: If the model does not take it.
     """
     keep_shared_arrays(model)
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
     try:
         if keras.backend.backend() == "jax":
             model.test_on_batch(*batch)
         else:
             # Eager, so that nothing is traced or compiled for it. `test_on_batch` on PyTorch would
             # give the loss the labels as they are, which is not what a step does.
-            model.test_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+            model.test_step(as_fit_gives_it(tensors))
     except data_errors() as error:
+        own = trains_by_itself(model)
+        if own and not scored:
+            model(tensors[0])
+            return
         raise DataError(
             describe(
                 f"The model does not take the {what}.",
-                fix="Check the shapes of inputs and labels, and the loss.",
+                fix="Override `test_step`, too: it is what scores members."
+                if own
+                else "Check the shapes of inputs and labels, and the loss.",
                 reason=_reason(error),
                 shapes=[getattr(leaf, "shape", None) for leaf in keras.tree.flatten(batch)],
             )
         ) from error
     model.reset_metrics()
+
+
+def trains_by_itself(model: keras.Model) -> bool:
+    """Whether a model's own `train_step` is all that knows its loss."""
+    own, stock = type(model), keras.Model
+    overridden = own.train_step is not stock.train_step and own.test_step is stock.test_step
+    return overridden and model.loss is None
 
 
 def _reason(error: Exception) -> str:

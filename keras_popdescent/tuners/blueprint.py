@@ -19,7 +19,13 @@ from keras_popdescent.hyperparameters import (
     find_handles,
 )
 from keras_popdescent.hyperparameters.binding import PenaltyBinding
-from keras_popdescent.hyperparameters.classify import fingerprint, separate, single_targets
+from keras_popdescent.hyperparameters.classify import (
+    acting_contexts,
+    fingerprint,
+    fingerprint_or_none,
+    separate,
+    single_targets,
+)
 from keras_popdescent.hyperparameters.handle import Handle
 from keras_popdescent.hyperparameters.space import (
     TunerDimension,
@@ -108,12 +114,28 @@ class TunerBlueprint(Blueprint):
         space = search_space(dimensions, self.kinds)
         live = [name for name in space.names("live") if name != BATCH_SIZE]
         if implicit_mutation and strategy.implicit and not live:
-            self._implicit = own_targets(self._probe(base), ("learning_rate", "l2"))
+            self._implicit = own_targets(self._probe(base), self._not_fixed(base))
         self.space = SearchSpace([*space, *(dimension for dimension, _ in self._implicit.values())])
         # structure -> targets of its live hyperparameters
         self._targets: dict[Hashable, dict[str, Classification]] = {
             super().structure_key(self.space.defaults()): self._in_default_structure()
         }
+
+    def _not_fixed(self, base: Values) -> tuple[str, ...]:
+        """Return which of a model's own values may be mutated: none that the user has fixed.
+
+        A value that `hp.Fixed` sets is not to be tuned.
+        """
+        before = fingerprint(self._probe(base)).handles
+        fixed: set[str] = set()
+        for name, value in self._fixed.items():
+            if isinstance(value, float) and value:
+                moved = fingerprint_or_none(self._probe, {**base, name: 0.5 * value})
+                after = before if moved is None else moved.handles
+                fixed |= {path for path, own in before.items() if after.get(path) != own}
+        rate = any(path.startswith("optimizer.learning_rate") for path in fixed)
+        penalty = any(path.endswith((".l1", ".l2")) for path in fixed)
+        return (*([] if rate else ["learning_rate"]), *([] if penalty else ["l2"]))
 
     def _in_default_structure(self) -> dict[str, Classification]:
         """Return what is live with the default values: nothing that they leave out of the model."""
@@ -214,7 +236,15 @@ class TunerBlueprint(Blueprint):
     def _classify(
         self, dimensions: list[TunerDimension], base: Values
     ) -> dict[str, Classification]:
-        found = classify(self._probe, probe_plan(dimensions, base, self._contexts), base)
+        plan = probe_plan(dimensions, base, self._contexts)
+        found = classify(self._probe, plan, base)
+        # What the defaults leave out of the model is looked at where it acts.
+        contexts = acting_contexts(self._probe, plan, base, found)
+        if contexts:
+            self._contexts.update(contexts)
+            plan = probe_plan(dimensions, base, self._contexts)
+            again = classify(self._probe, {name: plan[name] for name in contexts}, base)
+            found = separate({**found, **again})
         for name, override in self._overrides.items():
             if isinstance(override, str) and override in KINDS:
                 if override == "live" and not found[name].targets and name != BATCH_SIZE:

@@ -18,6 +18,8 @@ from keras_popdescent.strategies.space import Values
 
 # New hyperparameters may declare newer ones; nobody nests deeper.
 MAX_ROUNDS = 4
+# A choice of more values is tried at some of them.
+MAX_CHOICES = 50
 
 
 def explore(
@@ -25,7 +27,8 @@ def explore(
 ) -> dict[str, Values]:
     """Find what is declared under other values, and tell the oracle.
 
-    Each integer is tried at its ends, each choice at all its values, alone. What is declared within
+    Each integer is tried at its ends, each choice at all its values (of more than 50, at three of
+    them), alone. What is declared within
     a `conditional_scope` KerasTuner has found already.
 
     Args:
@@ -44,10 +47,12 @@ def explore(
         dimensions = [d for d in tunable(oracle.get_space()) if d.name not in tried]
         for dimension in dimensions:
             tried.add(dimension.name)
-            if isinstance(dimension.hyperparameter, keras_tuner.engine.hyperparameters.Float):
+            hp = dimension.hyperparameter
+            if isinstance(hp, keras_tuner.engine.hyperparameters.Float):
                 continue
             opened = contexts.get(dimension.name, {})
-            for value in dimension.probes():
+            choice = isinstance(hp, keras_tuner.engine.hyperparameters.Choice)
+            for value in dimension.probes(MAX_CHOICES) if choice else dimension.probes():
                 moved = {**opened, dimension.name: value}
                 found = _declared(build, oracle, {**_defaults(oracle), **moved}) or set()
                 for name in found - at_default:

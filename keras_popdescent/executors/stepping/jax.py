@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_popdescent.data.arrays import Indices
-from keras_popdescent.data.batch import Batch
+from keras_popdescent.data.batch import Batch, as_fit_gives_it
 from keras_popdescent.executors.stepping.base import Stepper, merge_logs
 from keras_popdescent.executors.stepping.chunks import Chunks
 
@@ -32,13 +32,13 @@ class JaxStepper(Stepper):
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
-        self._train = jax.jit(model.train_step)
-        self._test = jax.jit(model.test_step)
+        self._train = jax.jit(lambda state, batch: model.train_step(state, as_fit_gives_it(batch)))
+        self._test = jax.jit(lambda state, batch: model.test_step(state, as_fit_gives_it(batch)))
         self._gather_train = jax.jit(
-            lambda state, arrays, row: model.train_step(state, gather(arrays, row))
+            lambda state, arrays, row: model.train_step(state, as_fit_gives_it(gather(arrays, row)))
         )
         self._gather_test = jax.jit(
-            lambda state, arrays, row: model.test_step(state, gather(arrays, row))
+            lambda state, arrays, row: model.test_step(state, as_fit_gives_it(gather(arrays, row)))
         )
         # A jitted step -> the loop around it, None where calls are better.
         self._loops: dict[Any, Callable[..., Any] | None] = {}

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_popdescent.data.arrays import Indices
-from keras_popdescent.data.batch import Batch
+from keras_popdescent.data.batch import Batch, as_fit_gives_it
 from keras_popdescent.executors.stepping.base import Stepper, merge_logs
 
 
@@ -69,7 +69,7 @@ def _compiled(model: keras.Model, step: Callable[[Any], Any]) -> Any:
 
     @tf.autograph.experimental.do_not_convert
     def one_step(data: Any) -> Any:
-        logs = step(data)
+        logs = step(as_fit_gives_it(data))
         return {name: tf.convert_to_tensor(value) for name, value in _flat(logs).items()}
 
     return tf.function(one_step, jit_compile=bool(model.jit_compile), autograph=False)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from keras_popdescent.data.arrays import Indices
-from keras_popdescent.data.batch import Batch
+from keras_popdescent.data.batch import Batch, as_fit_gives_it
 from keras_popdescent.executors.stepping.base import Stepper, merge_logs
 
 
@@ -50,14 +50,14 @@ class TorchStepper(Stepper):
     def test_indices(self, arrays: Any, blocks: Sequence[Indices]) -> None:
         with self._scoring():
             for batch in _batches(arrays, blocks):
-                self._last = self._test(batch)
+                self._last = self._test(as_fit_gives_it(batch))
 
     def train_batch(self, batch: Batch) -> None:
         self._train_on([_on_device(batch)])
 
     def test_batch(self, batch: Batch) -> None:
         with self._scoring():
-            self._last = self._test(_on_device(batch))
+            self._last = self._test(as_fit_gives_it(_on_device(batch)))
 
     def logs(self) -> dict[str, float]:
         return merge_logs(self.model, self._last)
@@ -76,7 +76,7 @@ class TorchStepper(Stepper):
             with torch.random.fork_rng():
                 for step, batch in enumerate(batches):
                     torch.manual_seed((first + step) % 2**63)
-                    self._last = self._train(batch)
+                    self._last = self._train(as_fit_gives_it(batch))
         finally:
             self.model.eval()
 
