@@ -156,6 +156,17 @@ class TunerBlueprint(Blueprint):
         """Names of the model's own values that are mutated although nobody declared them."""
         return list(self._implicit)
 
+    @property
+    def compiled_anew(self) -> list[str]:
+        """Names of numbers that are rebuild: every new value is a model that is traced anew."""
+        return [
+            dimension.name
+            for dimension in self.space
+            if dimension.kind == "rebuild"
+            and isinstance(dimension.default, float)
+            and dimension.choices is None
+        ]
+
     def build(self, values: Values) -> keras.Model:
         model = self._build_plain(values)
         handles = find_handles(model)

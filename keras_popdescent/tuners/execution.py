@@ -242,6 +242,12 @@ class Execution(Observer):
                 f"nothing declared is live: the model's own {names} is mutated "
                 "(implicit_mutation=False turns it off)"
             )
+        slow = [f"`{name}`" for name in getattr(blueprint, "compiled_anew", [])]
+        if slow:
+            self.loop.notes.append(
+                f"rebuild, no live hyperparameter: {', '.join(slow)}; a model is compiled anew for "
+                "each new value (a `Choice` of a few values costs less)"
+            )
         # Trials first: a callback's or a display's member has a trial already.
         self.loop.observers = [self, *([callbacks] if callbacks else []), *self._displays]
         restore = None

@@ -131,6 +131,18 @@ def test_a_hyperparameter_at_which_nothing_can_be_built(tmp_path, data):
         PopDescentTuner(build, directory=tmp_path, population_size=1, seed=0).search(*data, **FIT)
 
 
+def test_a_number_that_is_no_live_one_is_told_of(tmp_path, data, capsys):
+    def build(hp):
+        rate = hp.Float("inside", 0.0, 0.5)
+        recurrent = layers.SimpleRNN(4, dropout=rate)
+        return compiled(hp, layers.Reshape((4, 2)), recurrent, layers.Dropout(hp.Float("d", 0, 1)))
+
+    tuner = PopDescentTuner(build, directory=tmp_path, population_size=1, seed=0)
+    tuner.search(*data, **{**FIT, "epochs": 1, "verbose": 1})
+    [note] = [line for line in capsys.readouterr().out.split("\n") if "compiled anew" in line]
+    assert "`inside`;" in note
+
+
 def test_a_value_that_is_fixed_is_not_mutated(tmp_path, data):
     def build(hp):
         penalty = keras.regularizers.L2(1e-3)
