@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_popdescent.data.batch import Batch, as_fit_gives_it
+from keras_popdescent.data.batch import Batch, as_fit_gives_it, length
 from keras_popdescent.errors import BindingError, DataError, ModelError, describe
 from keras_popdescent.hyperparameters import Binding, HandleBinding
 from keras_popdescent.hyperparameters._keras_internals import weight_averages
@@ -353,7 +353,10 @@ def check_takes(model: keras.Model, batch: Batch, what: str = "data", scored: bo
     keep_shared_arrays(model)
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
     try:
-        if keras.backend.backend() == "jax":
+        if keras.backend.backend() == "jax" and len(batch) == 1:
+            # `test_on_batch` would make a tuple of it, which `fit` does not.
+            model.evaluate(*batch, batch_size=length(batch), verbose=0)
+        elif keras.backend.backend() == "jax":
             model.test_on_batch(*batch)
         else:
             # Eager, so that nothing is traced or compiled for it. `test_on_batch` on PyTorch would

@@ -18,7 +18,7 @@ import pytest
 from keras_popdescent import PopDescent, PopDescentTuner
 from keras_popdescent.errors import ArgumentError, ModelError, ObjectiveError, ProjectError
 from keras_popdescent.strategies import UnitMutation
-from keras_popdescent.tuners.building import check_strategy
+from keras_popdescent.tuners.building import refuse_several_replicas
 
 FIT = {"epochs": 2, "batch_size": 32, "validation_split": 0.25, "verbose": 0}
 LOSS = "sparse_categorical_crossentropy"
@@ -192,8 +192,8 @@ class TestArguments:
 
     def test_several_devices_are_refused(self):
         with pytest.raises(ArgumentError, match="on one device.*replicas=2"):
-            check_strategy(SimpleNamespace(num_replicas_in_sync=2))
-        check_strategy(None)
+            refuse_several_replicas(SimpleNamespace(num_replicas_in_sync=2))
+        refuse_several_replicas(None)
 
     def test_a_chief_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
