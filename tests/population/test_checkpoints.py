@@ -273,7 +273,37 @@ def tf_data():
     return tf.data.Dataset.from_tensor_slices((X[:40], Y[:40])).shuffle(40, seed=3).batch(9)
 
 
-@pytest.mark.parametrize("source", [Batches, lambda: Batches(workers=3), endless, tf_data])
+class Shuffled:
+    """An iterable that draws its order when it is first read."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(3)
+
+    def __iter__(self):
+        order = self.rng.permutation(40)
+        for start in range(0, 40, 9):
+            rows = order[start : start + 9]
+            yield X[rows], Y[rows]
+
+
+def from_generator():
+    tf = pytest.importorskip("tensorflow")
+    types = tf.TensorSpec((None, 4)), tf.TensorSpec((None, 2))
+    source = Shuffled()
+    return tf.data.Dataset.from_generator(lambda: iter(source), output_signature=types)
+
+
+def cached():
+    return tf_data().unbatch().cache().batch(9)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(Batches, lambda: Batches(workers=3), endless, tf_data),
+        *(Shuffled, from_generator, cached),
+    ],
+)
 @pytest.mark.parametrize("crash", [1, 4])
 def test_streams_of_batches(source, crash, tmp_path):
     """A data set that yields the same batches in a new process: all these do."""
