@@ -75,6 +75,9 @@ class Checkpoints:
     Args:
         plan: Where and how often.
 
+    Attributes:
+        seconds_used: Seconds that earlier processes have spent on the search.
+
     Raises:
         ProjectError: On entering, if another process uses the directory, or what is there cannot be
             read.
@@ -95,9 +98,9 @@ class Checkpoints:
         self._done: tuple[int, int] | None = None
         self._last_end = 0.0
         self._last_seconds = 0.0
-        # When the present budget began, and the seconds that were used before.
+        # When the present budget began.
         self._began = time.perf_counter()
-        self._used = 0.0
+        self.seconds_used = 0.0
 
     def __enter__(self) -> Checkpoints:
         self._stack.enter_context(FolderLock(self.plan.directory))
@@ -107,7 +110,7 @@ class Checkpoints:
             self._stack.close()
             raise
         self._saved = None if newest is None else newest.tree
-        self._used = float((self._saved or {}).get("seconds_used", 0.0))
+        self.seconds_used = float((self._saved or {}).get("seconds_used", 0.0))
         return self
 
     def __exit__(
@@ -145,8 +148,8 @@ class Checkpoints:
     def settings(self, settings: Settings, budget: Budget) -> Settings:
         """Return the settings for what is left of a budget, which counts from the first iteration.
 
-        So do the seconds up to a deadline. A search keeps the batches an iteration that it began
-        with: a larger budget then means more iterations.
+        The deadline is one from which earlier seconds are taken (`Budget.after`). A search keeps
+        the batches an iteration that it began with: a larger budget then means more iterations.
         """
         self._began = budget.began
         if self._saved is None:
@@ -159,12 +162,11 @@ class Checkpoints:
         done, left = int(state["iteration"]), budget.total_batches - int(state["batches_done"])
         self._exceeded = left < 0
         more = max(-(-left // batches), 0)
-        deadline = None if settings.deadline is None else settings.deadline - self._used
-        if done and deadline is not None and time.perf_counter() >= deadline:
+        late = settings.deadline is not None and time.perf_counter() >= settings.deadline
+        if done and late:
             more = 0
         return replace(
             settings,
-            deadline=deadline,
             iterations=done + more,
             batches_per_iteration=batches,
             last_batches=left - (more - 1) * batches if more else None,
@@ -293,7 +295,7 @@ class Checkpoints:
             {
                 "written_by": {"keras": keras.__version__, "numpy": np.__version__},
                 "entropy": self._seed.entropy,
-                "seconds_used": self._used + time.perf_counter() - self._began,
+                "seconds_used": self.seconds_used + time.perf_counter() - self._began,
                 "signature": self._signature,
                 "batches_per_iteration": loop.settings.batches_per_iteration,
                 "history": self.folder.history_mark(),

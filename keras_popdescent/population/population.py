@@ -345,6 +345,7 @@ class Population:
         watching = [*make_display(verbose), *observers]
         if plan is not None:
             with Checkpoints(plan) as checkpoints:
+                budget = budget.after(checkpoints.seconds_used)
                 self._start(data, budget, scoring, initial_hyperparameters, watching, checkpoints)
                 self._started().run()
             return self._history
