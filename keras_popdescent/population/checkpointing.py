@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,8 @@ _TIME_SHARE = 0.05
 class CheckpointPlan:
     """Where and how often a search is saved.
 
+    Paths are made absolute, so that they mean the same after `os.chdir`.
+
     Attributes:
         directory: Where the snapshots are.
         every: Iterations from one snapshot to the next, at least 1; None for as often as takes no
@@ -62,6 +65,10 @@ class CheckpointPlan:
     project: str | Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("directory", "history", "project"):
+            path = getattr(self, name)
+            # Not `Path.resolve`, which raises where links go in a circle.
+            object.__setattr__(self, name, path if path is None else Path(os.path.realpath(path)))
         object.__setattr__(self, "every", check_whole("checkpoint_every", self.every))
         check_number("max_disk_mb", self.max_disk_mb, 0.0, above=True)
 

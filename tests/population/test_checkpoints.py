@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 
@@ -733,6 +734,30 @@ def test_a_population_keeps_to_its_directory(tmp_path):
     assert not (tmp_path / "two").exists()
     fit(population, tmp_path / "two" / ".." / "one", iterations=3)
     assert len(population.history) == 3
+
+
+class Moves(Observer):
+    """Changes the process's directory in the middle of the search."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def iteration_end(self, record):
+        os.chdir(self.directory)
+
+
+def test_a_relative_directory_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    fit(make(), "runs", iterations=2, observers=[Moves(tmp_path / "elsewhere")])
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert len(fit(make(), tmp_path / "runs", iterations=3)) == 3
+
+
+def test_what_cannot_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ProjectError, match="directory cannot be used: .*Received: directory="):
+        fit(make(), tmp_path / "file")
 
 
 def test_no_directory_after_training_without(tmp_path):
