@@ -59,6 +59,24 @@ def test_a_write_that_fails_leaves_what_was(name, error, tmp_path, monkeypatch):
     assert Folder(tmp_path).newest().tree["number"] == 1
 
 
+def test_a_directory_that_is_gone_does_not_come_back(tmp_path):
+    (tmp_path / "search").mkdir()
+    folder = fill(tmp_path / "search")
+    (tmp_path / "search").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError):
+        folder.write(pack(content(2)))
+    assert names(tmp_path) == ["moved"]
+
+
+def test_a_history_that_has_become_shorter(tmp_path):
+    folder = Folder(tmp_path)
+    folder.history.write_bytes(b"12345")
+    folder.history_mark()
+    folder.history.write_bytes(b"123")
+    with pytest.raises(OSError, match="become shorter"):
+        folder.history_mark()
+
+
 def test_files_of_others_are_left_alone(tmp_path):
     others = ["snapshot-1.safetensors", "snapshot-x.safetensors", "snapshot-00000001.npz", "notes"]
     others += ["snapshot-000000009.safetensors", "snapshot-\u0661\u0662345678.safetensors"]

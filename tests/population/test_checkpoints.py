@@ -64,8 +64,11 @@ class CrashesInExecutor:
         if slot == 1:
             self.left -= 1
             if not self.left:
-                raise Crash
+                self.act()
         return report
+
+    def act(self):
+        raise Crash
 
 
 def build(units=5, rate=0.02, activation="tanh"):
@@ -645,6 +648,38 @@ def test_a_full_disk_ends_the_saving_only(name, tmp_path, monkeypatch):
     again = make()
     fit(again, tmp_path)
     assert_equal(contents(again), contents(whole))
+
+
+class Disturbs(CrashesInExecutor):
+    """Does something else there."""
+
+    def __init__(self, population, call, what):
+        super().__init__(population, call)
+        self.act = what
+
+
+@pytest.mark.parametrize("what", ["moved", "removed", "history removed", "history emptied"])
+def test_what_is_taken_away_ends_the_saving_only(what, tmp_path):
+    """Nothing is written that no search could go on with."""
+    directory, moved = tmp_path / "search", tmp_path / "moved"
+    disturbs = {
+        "moved": lambda: directory.rename(moved),
+        "removed": lambda: shutil.rmtree(directory),
+        "history removed": (directory / "history.jsonl").unlink,
+        "history emptied": lambda: (directory / "history.jsonl").write_bytes(b""),
+    }
+    whole, population = make(), make()
+    fit(whole)
+    Disturbs(population, 3, disturbs[what])
+    with pytest.warns(CheckpointWarning, match="No more checkpoints.*that of iteration 2") as told:
+        fit(population, directory)
+    assert [warning.category for warning in told].count(CheckpointWarning) == 1
+    assert_equal(contents(population), contents(whole))
+    assert directory.exists() == what.startswith("history")
+    if what == "moved":
+        again = make()
+        fit(again, moved)
+        assert_equal(contents(again), contents(whole))
 
 
 @pytest.mark.parametrize(
