@@ -45,6 +45,8 @@ def search_signature(loop: Loop, setup: Setup, seed: int | None) -> dict[str, An
             "keep_best": loop.strategy.keep_best,
             **_phases(loop.strategy),
         },
+        # Values are drawn in this order.
+        "order": [dimension.name for dimension in loop.space],
         "space": {dimension.name: _dimension(dimension) for dimension in loop.space},
         "model": _model(setup.blueprint, setup.values[0]),
         "data": _data(setup.data),

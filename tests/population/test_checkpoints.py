@@ -454,6 +454,15 @@ def test_phases_of_a_strategy_of_one_s_own_count(name, phase, message, tmp_path)
     fit(make(FixedStrategy()), tmp_path)
 
 
+def test_the_order_of_what_is_mutated_counts(tmp_path):
+    """Values are drawn in it."""
+    names = ["optimizer.beta_1", "optimizer.beta_2"]
+    fit(make(mutate=names), tmp_path, iterations=1)
+    with pytest.raises(ProjectError, match=r"Changed: order.0: was '.*beta_1', is '.*beta_2'; "):
+        fit(make(mutate=names[::-1]), tmp_path, iterations=1)
+    fit(make(mutate=set(names)), tmp_path, iterations=1)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A directory with a search that is finished; tests leave it as it is."""
