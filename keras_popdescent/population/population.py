@@ -404,7 +404,13 @@ class Population:
         restore = None
         if checkpoints is not None:
             restore = checkpoints.attach(loop, search_signature(loop, setup, self.seed), seeds)
-        loop.start(setup, restore)
+        self._loop = None
+        try:
+            loop.start(setup, restore)
+        except BaseException:
+            # The executor has begun anew: what was trained before is in the snapshots only.
+            self._history.records.clear()
+            raise
         self._directory = None if checkpoints is None else Path(checkpoints.plan.directory)
         self._scoring = scoring
         self._loop = loop

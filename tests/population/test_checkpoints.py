@@ -13,7 +13,13 @@ import pytest
 
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.checkpoint import folder as folders
-from keras_popdescent.errors import ArgumentError, DamagedError, DataError, ProjectError
+from keras_popdescent.errors import (
+    ArgumentError,
+    DamagedError,
+    DataError,
+    PopDescentError,
+    ProjectError,
+)
 from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.population import Observer, Population
 from keras_popdescent.strategies import (
@@ -802,6 +808,38 @@ def test_what_cannot_be_a_directory(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ProjectError, match="directory cannot be used: .*Received: directory="):
         fit(make(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Crash])
+def test_a_further_call_that_is_cut_off_as_it_starts(error, tmp_path, monkeypatch):
+    """New members are never shown under the scores of old ones."""
+    other, population = make(), make()
+    fit(other, tmp_path / "other", iterations=3)
+    fit(other, tmp_path / "other")
+    fit(population, tmp_path, iterations=3)
+
+    def cut_off(state):
+        raise error
+
+    monkeypatch.setattr(population.executor, "restore", cut_off)
+    with pytest.raises(error):
+        fit(population, tmp_path)
+    monkeypatch.undo()
+    for ask in (population.models, population.best_model, population.best_score):
+        with pytest.raises(PopDescentError, match="not been trained yet.*Call `fit` first"):
+            ask()
+    assert not population.history.records
+    fit(population, tmp_path)
+    assert_equal(contents(population), contents(other))
+
+
+def test_a_further_call_that_is_refused_takes_nothing_away(tmp_path):
+    population = make()
+    fit(population, tmp_path, iterations=1)
+    before = contents(population)
+    with pytest.raises(ProjectError, match="batch_size"):
+        fit(population, tmp_path, batch_size=8)
+    assert_equal(contents(population), before)
 
 
 def test_no_directory_after_training_without(tmp_path):
