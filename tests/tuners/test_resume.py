@@ -51,12 +51,16 @@ class Counts(keras.callbacks.Callback):
         super().__init__()
         self.constant = np.arange(3)
         self.epochs, self.losses, self.begun = 0, [], 0
+        # Cannot be saved, and do not hinder the rest.
+        self.wide, self.endless = np.longdouble(0.0), []
+        self.endless.append(self.endless)
 
     def on_train_begin(self, logs=None):
         self.begun += 1
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs += 1
+        self.wide += 1.0
         self.losses.append(float(logs["loss"]))
         self.weights = self.model.get_weights()
         line = (epoch, self.epochs, tuple(self.losses))
