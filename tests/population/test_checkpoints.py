@@ -460,6 +460,35 @@ def test_phases_of_a_strategy_of_one_s_own_count(name, phase, message, tmp_path)
     fit(make(FixedStrategy()), tmp_path)
 
 
+class Within(keras.metrics.Mean):
+    def __init__(self, distance, name="within", **options):
+        super().__init__(name, **options)
+        self.distance = distance
+
+    def update_state(self, y, p, sample_weight=None):
+        return super().update_state(keras.ops.cast(keras.ops.abs(y - p) < self.distance, "float32"))
+
+    def get_config(self):
+        return {**super().get_config(), "distance": self.distance}
+
+
+def test_another_metric_of_the_same_name(tmp_path):
+    """Scores of the one would be compared with those of the other."""
+
+    def search(distance, *others):
+        def model():
+            made = build()
+            made.compile(made.optimizer, "mse", metrics=[Within(distance), *others])
+            return made
+
+        fit(make(model=model, objective=("val_within", "max")), tmp_path, iterations=1)
+
+    search(0.1)
+    with pytest.raises(ProjectError, match=r"Changed: model.metrics.within.0.distance: was 0.1, "):
+        search(2.0)
+    search(0.1, "mae")  # it scores nobody
+
+
 def test_the_order_of_what_is_mutated_counts(tmp_path):
     """Values are drawn in it."""
     names = ["optimizer.beta_1", "optimizer.beta_2"]
