@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_popdescent.checkpoint import takes
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.loop import Loop
@@ -27,6 +28,10 @@ _BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
 )
+# Lists and dicts that go deeper hold themselves, mostly.
+_MAX_DEPTH = 32
+# Python refuses to write a longer integer in digits.
+_MAX_BITS = 4096
 
 
 class _Life:
@@ -298,14 +303,19 @@ def plain_attributes(callback: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if _is_plain(value)}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether a value can be packed, and is its like when it is read again."""
+    if depth > _MAX_DEPTH:
+        return False
     if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind in "biuf"
+        return value.dtype.kind in "biuf" and takes(value.dtype)
     if type(value) is list:
-        return all(map(_is_plain, value))
+        return all(_is_plain(item, depth + 1) for item in value)
     if type(value) is dict:
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    return value is None or isinstance(value, bool | int | float | str)
+        return all(isinstance(k, str) and _is_plain(v, depth + 1) for k, v in value.items())
+    if isinstance(value, int):
+        return value.bit_length() <= _MAX_BITS
+    return value is None or isinstance(value, float | str)
 
 
 def digest(value: Any) -> str:

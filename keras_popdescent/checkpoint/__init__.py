@@ -3,6 +3,7 @@
 from keras_popdescent.checkpoint.archive import SCHEMA as SCHEMA
 from keras_popdescent.checkpoint.archive import pack as pack
 from keras_popdescent.checkpoint.archive import read as read
+from keras_popdescent.checkpoint.archive import takes as takes
 from keras_popdescent.checkpoint.differences import differences as differences
 from keras_popdescent.checkpoint.differences import listing as listing
 from keras_popdescent.checkpoint.folder import CheckpointWarning as CheckpointWarning

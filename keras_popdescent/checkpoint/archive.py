@@ -71,6 +71,11 @@ class Packed:
         yield from map(_raw, self.arrays)
 
 
+def takes(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays and numbers of a dtype can be packed."""
+    return dtype.name in _DTYPES
+
+
 def pack(tree: dict[str, Any]) -> Packed:
     """Return nested dicts and lists as the pieces of a file.
 
@@ -189,9 +194,9 @@ def _encode(value: Any, where: str, arrays: dict[str, NDArray[Any]]) -> Any:
         return {"$items": list(coded.items())} if any(k[:1] == "$" for k in coded) else coded
     if isinstance(value, list | tuple):
         return [_encode(item, f"{where}/{index}", arrays) for index, item in enumerate(value)]
-    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+    if isinstance(value, np.generic) and takes(value.dtype):
         return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.name in _DTYPES:
+    if isinstance(value, np.ndarray) and takes(value.dtype):
         name = where[1:] if where[1:] not in arrays else f"{where[1:]} {len(arrays)}"
         order = value.dtype.newbyteorder("<") if value.dtype.kind in "iuf" else value.dtype
         arrays[name] = np.asarray(value, dtype=order, order="C")

@@ -48,7 +48,8 @@ class Folder:
     the directory's `FolderLock`.
 
     Args:
-        directory: The directory; made when it is first written to.
+        directory: The directory. It is not made here: one that is gone would come back without
+            what was in it.
         max_bytes: The files of the directory never hold more; None for no bound.
         history: The history's file; by default one within the directory.
         measured: The directory that the bound is for, with all that is in it; by default the
@@ -115,9 +116,8 @@ class Folder:
             Whether it was written. If not, the snapshots from before are still there.
 
         Raises:
-            OSError: If the disk is full, or the directory cannot be written to.
+            OSError: If the disk is full, or the directory cannot be written to or is gone.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         if not self.has_room(packed.num_bytes):
             # The one before the newest can go: the newest is whole.
             self._drop_all_but(self._whole[-1:])
@@ -143,8 +143,14 @@ class Folder:
         return True
 
     def history_mark(self) -> dict[str, Any]:
-        """Bring the history to the disk and return its length and checksum, for a snapshot."""
+        """Bring the history to the disk and return its length and checksum, for a snapshot.
+
+        Raises:
+            OSError: If it is gone, or shorter than it was.
+        """
         with self.history.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._hashed:
+                raise OSError("the history has become shorter")
             file.seek(self._hashed)
             while chunk := file.read(1 << 20):
                 self._digest.update(chunk)

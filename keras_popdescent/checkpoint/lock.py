@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,27 +31,29 @@ class FolderLock:
         directory: The directory; it is made if it is not there.
 
     Raises:
-        ProjectError: On entering, if somebody else has it; the message says who.
+        ProjectError: On entering, if somebody else has it (the message says who), or it cannot be a
+            directory.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self._file: Any = None
+        # The directory by its whole path, while it is held.
+        self._key = ""
 
     def __enter__(self) -> FolderLock:
-        key = self._key()
+        # Not on leaving: a relative path would mean another one after `os.chdir`.
+        key = os.path.realpath(self.directory)
         with _GUARD:
             if key in _HELD:
                 raise self._taken("another search in this process")
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # Never truncated before it is ours: it says whose it is.
-            file = open(self.directory / NAME, "a+", encoding="utf-8")
+            file = self._open()
             try:
                 self._acquire(file)
             except BaseException:
                 file.close()
                 raise
-            self._file = file
+            self._file, self._key = file, key
             _HELD.add(key)
         return self
 
@@ -61,13 +64,25 @@ class FolderLock:
         traceback: TracebackType | None,
     ) -> None:
         with _GUARD:
-            _HELD.discard(self._key())
+            _HELD.discard(self._key)
             # Closing lifts the lock. The file stays: a removed one could be locked twice.
             self._file.close()
             self._file = None
 
-    def _key(self) -> str:
-        return os.path.realpath(self.directory)
+    def _open(self) -> Any:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # Never truncated before it is ours: it says whose it is. Without a buffer, which would
+            # be written once more when the file is closed.
+            return open(self.directory / NAME, "a+b", buffering=0)
+        except OSError as error:
+            raise ProjectError(
+                describe(
+                    f"The directory cannot be used: {error.strerror or error}.",
+                    "Expected a path where a directory is, or can be made and written to.",
+                    directory=str(self.directory),
+                )
+            ) from error
 
     def _acquire(self, file: Any) -> None:
         try:
@@ -81,10 +96,11 @@ class FolderLock:
                 stacklevel=4,
             )
         who = {"pid": os.getpid(), "host": socket.gethostname()}
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(who))
-        file.flush()
+        # For information only: a full disk is no reason not to search.
+        with suppress(OSError):
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps(who).encode())
 
     def _taken(self, who: str) -> ProjectError:
         return ProjectError(

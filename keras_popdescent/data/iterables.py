@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -156,12 +157,12 @@ class IterableBatches:
         self._iterator = self._open_dataset(dataset, position)
 
     def _skip(self, restarts: int, position: int) -> None:
-        if restarts:
-            self._ahead = []
-            # Each opening may draw the order of its epoch from a seed, as tf.data does.
-            for _ in range(restarts):
-                self._iterator = iter(self.source)
-        iterator = self._iterator = self._iterator or iter(self.source)
+        for _ in range(restarts):
+            # To its end: a source may draw the order of an epoch whenever it likes, when it is
+            # opened (tf.data) or first read (a generator function, torch's `DataLoader`).
+            deque(self._opened(), maxlen=0)
+            self._iterator, self._ahead = None, []
+        iterator = self._opened()
         unread = position - len(self._ahead[:position])
         self._ahead = self._ahead[position:]
         if sum(1 for _ in itertools.islice(iterator, unread)) < unread:
@@ -174,16 +175,20 @@ class IterableBatches:
                 )
             )
 
+    def _opened(self) -> Iterator[Any]:
+        if self._iterator is None:
+            self._iterator = self._open()
+        return self._iterator
+
     def _draw(self) -> Batch:
         batch = self._ahead.pop(0) if self._ahead else self._next()
         self._position += 1
         return batch
 
     def _next(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = self._open()
+        iterator = self._opened()
         try:
-            item = next(self._iterator)
+            item = next(iterator)
         except StopIteration:
             self._restarts += 1
             self._position = 0
@@ -242,7 +247,6 @@ def _prefetch(
     dataset: keras.utils.PyDataset, order: Iterable[int], workers: int, ahead: int
 ) -> Iterator[Any]:
     """Read batches with a pool of threads, in order."""
-    from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
     with ThreadPoolExecutor(workers) as pool:

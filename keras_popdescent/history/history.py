@@ -60,7 +60,7 @@ class History:
         return f"{len(self) - closings} iterations{closed}"
 
     def append(self, record: IterationRecord) -> None:
-        """Add a record, in memory and in the file."""
+        """Add a record, in memory and in the file; the first one makes the file."""
         self.records.append(record)
         if self.path is None:
             return
@@ -75,10 +75,13 @@ class History:
             self.path = None
 
     def _write(self, path: Path, record: IterationRecord) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not path.exists() or path.stat().st_size == 0
+        if len(self.records) == 1:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.stat().st_size:
+            # Without what came before, the rest would be a history of nothing.
+            raise OSError("the file has become empty")
         with path.open("a", encoding="utf-8") as file:
-            if fresh:
+            if not file.tell():
                 header = {"objective": self.objective, "direction": self.direction}
                 file.write(json.dumps(header) + "\n")
             file.write(json.dumps(record.to_json()) + "\n")

@@ -88,6 +88,19 @@ def user_loss_weights(model: keras.Model) -> Any:
     return None if compiled is None else compiled._user_loss_weights
 
 
+def user_metrics(model: keras.Model) -> list[Any]:
+    """Return the metrics that the model was compiled with, as they were given, in one list.
+
+    The public `get_compile_config` fails for one of a `functools.partial`, and `Model.metrics` has
+    them with the first batch only.
+    """
+    compiled = model._compile_metrics
+    if compiled is None:
+        return []
+    given = [compiled._user_metrics, compiled._user_weighted_metrics]
+    return [metric for metric in keras.tree.flatten(given) if metric is not None]
+
+
 def set_loss_weight(model: keras.Model, key: int | str | None, weight: Any) -> None:
     """Replace one of the compiled loss's weights, before or after the losses are built.
 

@@ -7,6 +7,7 @@ structural.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -236,6 +237,48 @@ def fingerprint(model: keras.Model) -> Fingerprint:
     )
 
 
+def metric_prints(model: keras.Model, reported: Sequence[str]) -> dict[str, list[Any]]:
+    """Reduce the compiled metrics that some reported quantities come from to what can be compared.
+
+    Args:
+        model: A compiled model.
+        reported: Names such as `"val_accuracy"`.
+
+    Returns:
+        By name, what is known of each metric of that name: its class or function, and its config.
+        Numbers at the ends of names are left out: Keras counts automatic names over a whole
+        process, so that `auc_1` may be any `AUC()`.
+    """
+    wanted = [_stem(name.removeprefix("val_")) for name in reported]
+    found: dict[str, list[Any]] = {}
+    for metric in _keras_internals.user_metrics(model):
+        name = _stem(_loss_name(metric).rpartition(".")[2])
+        # Of several outputs, Keras puts the name of each in front.
+        if any(quantity == name or quantity.endswith(f"_{name}") for quantity in wanted):
+            kind = metric if isinstance(metric, str) else _class_name(metric)
+            config = _mask(_without_code(_config(metric)), {})
+            found.setdefault(name, []).append([("class", kind), *config])
+    return found
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"(_\d+)+$", "", name)
+
+
+def _class_name(metric: Any) -> str:
+    """Return the name of a function, or of the class of anything else."""
+    return str(getattr(metric, "__qualname__", type(metric).__qualname__))
+
+
+def _without_code(value: Any) -> Any:
+    """Return a nested config without the bytes of lambdas, in which versions and lines show."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"
+        return {key: _without_code(item) for key, item in value.items()}
+    return list(map(_without_code, value)) if isinstance(value, list | tuple) else value
+
+
 def _compare(
     name: str, pairs: Sequence[tuple[tuple[Values, Fingerprint], tuple[Values, Fingerprint]]]
 ) -> Classification:
@@ -328,7 +371,7 @@ def _mask(value: Any, names: Mapping[str, str], class_name: str = "") -> Any:
         ]
     if isinstance(value, list | tuple):
         return [_mask(item, names, class_name) for item in value]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, str):
         return names.get(value, value)

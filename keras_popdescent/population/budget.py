@@ -45,6 +45,10 @@ class Budget:
         """Batches of the last iteration."""
         return self.total_batches - (self.iterations - 1) * self.batches_per_iteration
 
+    def after(self, seconds: float) -> Budget:
+        """Return what is left where earlier processes have used so many seconds up."""
+        return self if self.deadline is None else replace(self, deadline=self.deadline - seconds)
+
 
 def plan_budget(
     *,

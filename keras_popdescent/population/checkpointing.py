@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,8 @@ _TIME_SHARE = 0.05
 class CheckpointPlan:
     """Where and how often a search is saved.
 
+    Paths are made absolute, so that they mean the same after `os.chdir`.
+
     Attributes:
         directory: Where the snapshots are.
         every: Iterations from one snapshot to the next, at least 1; None for as often as takes no
@@ -62,6 +65,10 @@ class CheckpointPlan:
     project: str | Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("directory", "history", "project"):
+            path = getattr(self, name)
+            # Not `Path.resolve`, which raises where links go in a circle.
+            object.__setattr__(self, name, path if path is None else Path(os.path.realpath(path)))
         object.__setattr__(self, "every", check_whole("checkpoint_every", self.every))
         check_number("max_disk_mb", self.max_disk_mb, 0.0, above=True)
 
@@ -74,6 +81,9 @@ class Checkpoints:
 
     Args:
         plan: Where and how often.
+
+    Attributes:
+        seconds_used: Seconds that earlier processes have spent on the search.
 
     Raises:
         ProjectError: On entering, if another process uses the directory, or what is there cannot be
@@ -95,9 +105,9 @@ class Checkpoints:
         self._done: tuple[int, int] | None = None
         self._last_end = 0.0
         self._last_seconds = 0.0
-        # When the present budget began, and the seconds that were used before.
+        # When the present budget began.
         self._began = time.perf_counter()
-        self._used = 0.0
+        self.seconds_used = 0.0
 
     def __enter__(self) -> Checkpoints:
         self._stack.enter_context(FolderLock(self.plan.directory))
@@ -107,7 +117,7 @@ class Checkpoints:
             self._stack.close()
             raise
         self._saved = None if newest is None else newest.tree
-        self._used = float((self._saved or {}).get("seconds_used", 0.0))
+        self.seconds_used = float((self._saved or {}).get("seconds_used", 0.0))
         return self
 
     def __exit__(
@@ -145,8 +155,8 @@ class Checkpoints:
     def settings(self, settings: Settings, budget: Budget) -> Settings:
         """Return the settings for what is left of a budget, which counts from the first iteration.
 
-        So do the seconds up to a deadline. A search keeps the batches an iteration that it began
-        with: a larger budget then means more iterations.
+        The deadline is one from which earlier seconds are taken (`Budget.after`). A search keeps
+        the batches an iteration that it began with: a larger budget then means more iterations.
         """
         self._began = budget.began
         if self._saved is None:
@@ -159,12 +169,11 @@ class Checkpoints:
         done, left = int(state["iteration"]), budget.total_batches - int(state["batches_done"])
         self._exceeded = left < 0
         more = max(-(-left // batches), 0)
-        deadline = None if settings.deadline is None else settings.deadline - self._used
-        if done and deadline is not None and time.perf_counter() >= deadline:
+        late = settings.deadline is not None and time.perf_counter() >= settings.deadline
+        if done and late:
             more = 0
         return replace(
             settings,
-            deadline=deadline,
             iterations=done + more,
             batches_per_iteration=batches,
             last_batches=left - (more - 1) * batches if more else None,
@@ -293,7 +302,7 @@ class Checkpoints:
             {
                 "written_by": {"keras": keras.__version__, "numpy": np.__version__},
                 "entropy": self._seed.entropy,
-                "seconds_used": self._used + time.perf_counter() - self._began,
+                "seconds_used": self.seconds_used + time.perf_counter() - self._began,
                 "signature": self._signature,
                 "batches_per_iteration": loop.settings.batches_per_iteration,
                 "history": self.folder.history_mark(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -42,7 +42,7 @@ def check_mutate(mutate: Any, strategy: Strategy) -> tuple[str, ...]:
     if mutate is None:
         return ("learning_rate", "l2") if strategy.implicit else ()
     names = [mutate] if isinstance(mutate, str) else mutate
-    if not isinstance(names, list | tuple | set) or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list | tuple | Set) or not all(isinstance(n, str) for n in names):
         raise ArgumentError(
             describe(
                 "`mutate` must be a list of names.",
@@ -59,7 +59,8 @@ def check_mutate(mutate: Any, strategy: Strategy) -> tuple[str, ...]:
                 strategy=type(strategy).__name__,
             )
         )
-    return tuple(names)
+    # A set's own order is another one in each process, and the seed would decide nothing.
+    return tuple(sorted(names) if isinstance(names, Set) else names)
 
 
 def check_initial(initial: Any) -> None:

@@ -314,7 +314,7 @@ class Population:
         if checkpoint_dir is not None:
             check_path("checkpoint_dir", checkpoint_dir)
             plan = CheckpointPlan(checkpoint_dir, checkpoint_every, max_disk_mb)
-        self._check_directory(checkpoint_dir)
+        self._check_directory(plan)
         if self._loop is not None and plan is None:
             given = None if validation_samples is None else scoring
             self._check_further(initial_hyperparameters, given)
@@ -345,6 +345,7 @@ class Population:
         watching = [*make_display(verbose), *observers]
         if plan is not None:
             with Checkpoints(plan) as checkpoints:
+                budget = budget.after(checkpoints.seconds_used)
                 self._start(data, budget, scoring, initial_hyperparameters, watching, checkpoints)
                 self._started().run()
             return self._history
@@ -403,23 +404,27 @@ class Population:
         restore = None
         if checkpoints is not None:
             restore = checkpoints.attach(loop, search_signature(loop, setup, self.seed), seeds)
-        loop.start(setup, restore)
-        self._directory = (
-            None if checkpoints is None else Path(checkpoints.plan.directory).resolve()
-        )
+        self._loop = None
+        try:
+            loop.start(setup, restore)
+        except BaseException:
+            # The executor has begun anew: what was trained before is in the snapshots only.
+            self._history.records.clear()
+            raise
+        self._directory = None if checkpoints is None else Path(checkpoints.plan.directory)
         self._scoring = scoring
         self._loop = loop
 
     def _notes(self, budget: Budget) -> list[str]:
         return [note for note in (budget.note, self.executor_note) if note]
 
-    def _check_directory(self, directory: str | Path | None) -> None:
+    def _check_directory(self, plan: CheckpointPlan | None) -> None:
         """Refuse another directory than before: what was trained since would be lost.
 
         Raises:
             ArgumentError: Saying which one it was.
         """
-        given, before = None if directory is None else Path(directory).resolve(), self._directory
+        given, before = None if plan is None else Path(plan.directory), self._directory
         if self._loop is None or given == before:
             return
         if before is None:
@@ -433,7 +438,7 @@ class Population:
                 what,
                 expected,
                 "Make a new population to begin anew.",
-                checkpoint_dir=None if directory is None else str(directory),
+                checkpoint_dir=None if given is None else str(given),
             )
         )
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from keras_popdescent.data import ArrayBatches, Batch, SearchData
 from keras_popdescent.errors import PopDescentError
-from keras_popdescent.hyperparameters.classify import fingerprint
+from keras_popdescent.hyperparameters.classify import fingerprint, metric_prints
 from keras_popdescent.population.blueprint import Blueprint
 from keras_popdescent.population.executor import Setup
 from keras_popdescent.population.loop import Loop
+from keras_popdescent.population.objective import Objective
 from keras_popdescent.population.seeding import borrowed_globals
 from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.space import Dimension, Values
@@ -45,8 +46,10 @@ def search_signature(loop: Loop, setup: Setup, seed: int | None) -> dict[str, An
             "keep_best": loop.strategy.keep_best,
             **_phases(loop.strategy),
         },
+        # Values are drawn in this order.
+        "order": [dimension.name for dimension in loop.space],
         "space": {dimension.name: _dimension(dimension) for dimension in loop.space},
-        "model": _model(setup.blueprint, setup.values[0]),
+        "model": _model(setup.blueprint, setup.values[0], loop.objective),
         "data": _data(setup.data),
         "first_values": [dict(values) for values in setup.values],
         "backend": keras.backend.backend(),
@@ -78,10 +81,11 @@ def _dimension(dimension: Dimension) -> dict[str, Any]:
     }
 
 
-def _model(blueprint: Blueprint, values: Values) -> dict[str, Any]:
+def _model(blueprint: Blueprint, values: Values, objective: Objective) -> dict[str, Any]:
     with borrowed_globals(0):
         try:
-            found = fingerprint(blueprint.build(values))
+            model = blueprint.build(values)
+            found, metrics = fingerprint(model), metric_prints(model, objective.names)
         except PopDescentError:
             raise
         except Exception as error:
@@ -91,6 +95,8 @@ def _model(blueprint: Blueprint, values: Values) -> dict[str, Any]:
         "weights": found.shapes,
         "structure": _as_dicts(found.structure),
         "numbers": dict(found.handles),
+        # What scores the members: a metric of the same name may be another one.
+        "metrics": _as_dicts(list(metrics.items())),
     }
 
 

@@ -278,6 +278,8 @@ class PopulationTuner(keras_tuner.Tuner):
             saved = stack.enter_context(
                 checkpoints_of(self.checkpoints, self.project_dir, self.executions_per_trial)
             )
+            if saved:
+                budget = budget.after(saved[0].seconds_used)
             for execution, seed in enumerate(seeds):
                 checkpoints = saved[execution] if saved else None
                 others = [trial.trial_id for run in self._runs for trial in run.trials.values()]

@@ -74,7 +74,7 @@ def checkpoints_of(
     """Yield the checkpoints of all executions for the length of a block; none where none are made.
 
     Those of an earlier search with more executions are among them, at the end: their trials are
-    in the project.
+    in the project. All know the seconds of all: each counts those of the executions before it.
 
     Args:
         choice: The tuner's arguments.
@@ -91,7 +91,11 @@ def checkpoints_of(
         executions += 1
     with ExitStack() as stack:
         plans = [choice.plan(project, execution) for execution in range(executions)]
-        yield [stack.enter_context(Checkpoints(plan)) for plan in plans]
+        opened = [stack.enter_context(Checkpoints(plan)) for plan in plans]
+        used = max(checkpoints.seconds_used for checkpoints in opened)
+        for checkpoints in opened:
+            checkpoints.seconds_used = used
+        yield opened
 
 
 def refuse_if_in_use(project: str | Path) -> None:

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from keras_popdescent import PopDescentTuner
-from keras_popdescent.callbacks.members import MemberCallbacks
+from keras_popdescent.callbacks.members import MemberCallbacks, digest, plain_attributes
+from keras_popdescent.checkpoint import pack
 from keras_popdescent.errors import ArgumentError
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.member import Member
@@ -46,6 +47,23 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.note("epoch_end", epoch, dict(logs))
+
+
+def test_what_of_a_callback_is_saved():
+    """What cannot be packed is left out, whatever it is."""
+    callback, endless = keras.callbacks.Callback(), {}
+    endless["itself"] = [endless]
+    kept = {"number": 3, "array": np.arange(2), "nested": {"list": [1.5, None, "text", True]}}
+    kept["scalar"] = np.float32(0.5)
+    others = {"huge": 10**5000, "complex": 1j, "pair": (1, 2), "numbered": {1: 2}, "call": len}
+    others["endless"] = endless
+    if np.finfo(np.longdouble).bits > 64:
+        others.update(wide=np.longdouble(0.1), wides=np.zeros(2, np.longdouble))
+    for name, value in {**kept, **others}.items():
+        setattr(callback, name, value)
+    found = plain_attributes(callback)
+    assert found.keys() == kept.keys()
+    assert pack(found).num_bytes and set(map(len, map(digest, found.values()))) == {64}
 
 
 def test_one_lifetime_a_member_and_continuous_epochs(tmp_path, data):

@@ -97,7 +97,11 @@ def test_the_layout_is_that_of_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [object(), {1: 2}, np.array([object()]), np.array(["a"]), {"set": {1}}, 1j]
+    "value",
+    [
+        *(object(), {1: 2}, np.array([object()]), np.array(["a"]), {"set": {1}}, 1j),
+        *([np.longdouble(1)] if np.finfo(np.longdouble).bits > 64 else []),
+    ],
 )
 def test_what_would_need_pickle_is_refused(value):
     with pytest.raises(ArgumentError, match="cannot be saved.*where='members/0.*type="):

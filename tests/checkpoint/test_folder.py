@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_popdescent.checkpoint import CheckpointWarning, Folder, FolderLock, pack
+from keras_popdescent.checkpoint import CheckpointWarning, Folder, FolderLock, lock, pack
 from keras_popdescent.checkpoint import folder as folders
 from keras_popdescent.errors import DamagedError, PopDescentError, ProjectError
 
@@ -56,6 +57,24 @@ def test_a_write_that_fails_leaves_what_was(name, error, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert names(tmp_path) == before
     assert Folder(tmp_path).newest().tree["number"] == 1
+
+
+def test_a_directory_that_is_gone_does_not_come_back(tmp_path):
+    (tmp_path / "search").mkdir()
+    folder = fill(tmp_path / "search")
+    (tmp_path / "search").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError):
+        folder.write(pack(content(2)))
+    assert names(tmp_path) == ["moved"]
+
+
+def test_a_history_that_has_become_shorter(tmp_path):
+    folder = Folder(tmp_path)
+    folder.history.write_bytes(b"12345")
+    folder.history_mark()
+    folder.history.write_bytes(b"123")
+    with pytest.raises(OSError, match="become shorter"):
+        folder.history_mark()
 
 
 def test_files_of_others_are_left_alone(tmp_path):
@@ -208,6 +227,40 @@ def test_one_process_twice(tmp_path):
             pass
     enter()
     assert len(seen) == 1
+
+
+def test_a_relative_directory_is_free_again_after_a_change_of_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with FolderLock("runs"):
+        (tmp_path / "elsewhere").mkdir()
+        os.chdir(tmp_path / "elsewhere")
+    with FolderLock(tmp_path / "runs"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "circle", "taken"])
+def test_what_cannot_be_a_directory(name, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "taken" / "lock").mkdir(parents=True)
+    with pytest.raises(ProjectError, match="directory cannot be used: .*Received: directory="):
+        FolderLock(tmp_path / name).__enter__()
+
+
+class NoRoom(io.FileIO):
+    """A file on a full disk."""
+
+    def write(self, content):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_does_not_hinder_the_lock(tmp_path, monkeypatch):
+    """What it says is information only."""
+    monkeypatch.setattr(lock, "open", lambda path, *_, **__: NoRoom(path, "a+"), raising=False)
+    with FolderLock(tmp_path):
+        assert (tmp_path / "lock").read_bytes() == b""
+        with pytest.raises(ProjectError, match="in use"), FolderLock(tmp_path):
+            pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

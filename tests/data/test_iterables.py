@@ -270,6 +270,51 @@ def test_a_dataset_that_goes_on_is_told_of_as_many_epochs(count):
     assert told[0] == told[1]
 
 
+class Shuffled:
+    """Draws the order of an epoch when it is first read, not when it is opened."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(3)
+
+    def __iter__(self):
+        for number in self.rng.permutation(5):
+            yield batch(int(number))
+
+
+def from_generator():
+    """A generator function that draws, as a data set of TensorFlow's."""
+    tensorflow = pytest.importorskip("tensorflow")
+    types = tensorflow.TensorSpec((1, 1), "float32"), tensorflow.TensorSpec((1,), "int64")
+    source = Shuffled()
+    return tensorflow.data.Dataset.from_generator(lambda: iter(source), output_signature=types)
+
+
+def cached():
+    """The order of the first epoch that is read to its end, again and again."""
+    return dataset(5).unbatch().shuffle(5, seed=3).cache().batch(1)
+
+
+def loader():
+    torch = pytest.importorskip("torch")
+    x = torch.arange(5, dtype=torch.float32)[:, None]
+    data = torch.utils.data.TensorDataset(x, torch.arange(5))
+    generator = torch.Generator().manual_seed(3)
+    return torch.utils.data.DataLoader(data, 1, shuffle=True, generator=generator)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 10, 13])
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("make", [Shuffled, from_generator, cached, loader])
+def test_an_order_that_a_source_draws_itself_goes_on(make, look, count):
+    """Earlier epochs are read to their ends: when they draw is not known."""
+    whole, resumed = started(make()), started(make())
+    read(whole, count)
+    if look:
+        whole.first_batch()
+    resumed.set_state(json.loads(json.dumps(whole.get_state())))
+    assert read(resumed, 12) == read(whole, 12)
+
+
 def test_a_dataset_that_knows_its_length_only():
     class Sized(keras.utils.PyDataset):
         def __len__(self):

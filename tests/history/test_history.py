@@ -172,6 +172,25 @@ def test_the_file_has_a_line_for_each_record_as_it_is_appended(records, tmp_path
         assert json.loads(lines[-1])["gradient_steps"] == record.gradient_steps
 
 
+@pytest.mark.parametrize("what", ["removed", "moved", "emptied"])
+def test_a_file_that_is_gone_does_not_come_back_without_its_beginning(what, records, tmp_path):
+    path = tmp_path / "new" / "history.jsonl"
+    history = History(path=path)
+    history.append(records[0])
+    if what == "removed":
+        path.unlink()
+    elif what == "moved":
+        path.parent.rename(tmp_path / "moved")
+    else:
+        path.write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.warns(UserWarning, match="no longer written to .*complete in memory"):
+        history.append(records[1])
+    assert sorted(tmp_path.rglob("*")) == before
+    assert history.path is None
+    assert len(history.records) == 2
+
+
 def test_a_second_history_goes_on_in_the_same_file(records, tmp_path):
     path = tmp_path / "history.jsonl"
     History(path=path).append(records[0])

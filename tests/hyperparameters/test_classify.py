@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import keras_tuner
 import numpy as np
 import pytest
 
 from keras_popdescent.hyperparameters import Classification, classify
+from keras_popdescent.hyperparameters.classify import metric_prints
 from keras_popdescent.strategies import PopDescent
 from keras_popdescent.tuners.blueprint import TunerBlueprint
 
@@ -397,3 +400,57 @@ def test_a_conditional_hyperparameter_is_compared_within_its_scope():
     )
     assert found["rate"] == Classification("live", (("4:Dropout.rate", 1.0),))
     assert calls == [base, opened, {**opened, "rate": 0.3}]
+
+
+class Within(keras.metrics.Mean):
+    """The part of the predictions that are within a distance of the truth."""
+
+    def __init__(self, distance=0.1, name="within", **options):
+        super().__init__(name, **options)
+        self.distance = distance
+
+    def get_config(self):
+        return {**super().get_config(), "distance": self.distance}
+
+
+def prints(*metrics, reported="val_within", **arguments):
+    return metric_prints(network(metrics=list(metrics), **arguments), [reported])
+
+
+def test_metrics_are_told_apart_by_class_and_config():
+    def within(y, p):
+        return 1.0
+
+    found = [
+        prints(metric)
+        for metric in (Within(0.1), Within(0.2), Within(np.float32(0.3)), within, "mae")
+    ]
+    assert all(first != second for first, second in itertools.combinations(found, 2))
+    assert found[0] == {"within": [[("class", "Within"), ("distance", 0.1), ("dtype", "float32")]]}
+    assert found[3]["within"] == [[("class", f"{within.__qualname__}")]]
+    assert found[4] == {}
+    assert prints(weighted_metrics=[Within(0.1)]) == found[0]
+
+
+def test_metrics_are_the_same_in_each_build():
+    """Neither addresses nor the numbers of automatic names nor lines of code are in it."""
+
+    def build():
+        def within(y, p):
+            return 1.0
+
+        alone = keras.metrics.MeanMetricWrapper(lambda y, p: 1.0, name="within")
+        return prints(within, alone, Within()), prints(keras.metrics.AUC(), reported="val_auc_1")
+
+    first, second = build(), build()
+    assert first == second
+    assert len(first[0]["within"]) == 3
+    assert [pairs[0] for pairs in first[1]["auc"]] == [("class", "AUC")]
+    assert "lambda" in repr(first) and " at 0x" not in repr(first)
+
+
+def test_metrics_that_score_nobody_are_left_out():
+    assert prints("mae", keras.metrics.AUC(), Within()).keys() == {"within"}
+    assert prints("mae", Within(), reported="val_loss") == {}
+    # Of an output of that name.
+    assert prints(Within(), reported="val_first_within").keys() == {"within"}

@@ -177,6 +177,18 @@ def test_user_loss_weights():
     assert _keras_internals.user_loss_weights(model) == weights
 
 
+def test_user_metrics():
+    def own(y, p):
+        return keras.ops.mean(y - p)
+
+    metric = keras.metrics.MeanAbsoluteError()
+    assert _keras_internals.user_metrics(compiled()) == []
+    model = compiled(metrics=["mae", own], weighted_metrics=[metric])
+    assert _keras_internals.user_metrics(model) == ["mae", own, metric]
+    model = two_heads(loss="mse", metrics={"a": [own, None], "b": "mae"})
+    assert _keras_internals.user_metrics(model) == [own, "mae"]
+
+
 def test_learning_rate_setting_is_the_variable_or_the_schedule():
     plain = keras.optimizers.SGD(0.5)
     setting = _keras_internals.learning_rate_setting(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 
@@ -12,7 +13,13 @@ import pytest
 
 from keras_popdescent.checkpoint import CheckpointWarning, FolderLock
 from keras_popdescent.checkpoint import folder as folders
-from keras_popdescent.errors import ArgumentError, DamagedError, DataError, ProjectError
+from keras_popdescent.errors import (
+    ArgumentError,
+    DamagedError,
+    DataError,
+    PopDescentError,
+    ProjectError,
+)
 from keras_popdescent.executors import SequentialExecutor
 from keras_popdescent.population import Observer, Population
 from keras_popdescent.strategies import (
@@ -63,8 +70,11 @@ class CrashesInExecutor:
         if slot == 1:
             self.left -= 1
             if not self.left:
-                raise Crash
+                self.act()
         return report
+
+    def act(self):
+        raise Crash
 
 
 def build(units=5, rate=0.02, activation="tanh"):
@@ -273,7 +283,37 @@ def tf_data():
     return tf.data.Dataset.from_tensor_slices((X[:40], Y[:40])).shuffle(40, seed=3).batch(9)
 
 
-@pytest.mark.parametrize("source", [Batches, lambda: Batches(workers=3), endless, tf_data])
+class Shuffled:
+    """An iterable that draws its order when it is first read."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(3)
+
+    def __iter__(self):
+        order = self.rng.permutation(40)
+        for start in range(0, 40, 9):
+            rows = order[start : start + 9]
+            yield X[rows], Y[rows]
+
+
+def from_generator():
+    tf = pytest.importorskip("tensorflow")
+    types = tf.TensorSpec((None, 4)), tf.TensorSpec((None, 2))
+    source = Shuffled()
+    return tf.data.Dataset.from_generator(lambda: iter(source), output_signature=types)
+
+
+def cached():
+    return tf_data().unbatch().cache().batch(9)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(Batches, lambda: Batches(workers=3), endless, tf_data),
+        *(Shuffled, from_generator, cached),
+    ],
+)
 @pytest.mark.parametrize("crash", [1, 4])
 def test_streams_of_batches(source, crash, tmp_path):
     """A data set that yields the same batches in a new process: all these do."""
@@ -418,6 +458,44 @@ def test_phases_of_a_strategy_of_one_s_own_count(name, phase, message, tmp_path)
     with pytest.raises(ProjectError, match=message):
         fit(make(strategy), tmp_path)
     fit(make(FixedStrategy()), tmp_path)
+
+
+class Within(keras.metrics.Mean):
+    def __init__(self, distance, name="within", **options):
+        super().__init__(name, **options)
+        self.distance = distance
+
+    def update_state(self, y, p, sample_weight=None):
+        return super().update_state(keras.ops.cast(keras.ops.abs(y - p) < self.distance, "float32"))
+
+    def get_config(self):
+        return {**super().get_config(), "distance": self.distance}
+
+
+def test_another_metric_of_the_same_name(tmp_path):
+    """Scores of the one would be compared with those of the other."""
+
+    def search(distance, *others):
+        def model():
+            made = build()
+            made.compile(made.optimizer, "mse", metrics=[Within(distance), *others])
+            return made
+
+        fit(make(model=model, objective=("val_within", "max")), tmp_path, iterations=1)
+
+    search(0.1)
+    with pytest.raises(ProjectError, match=r"Changed: model.metrics.within.0.distance: was 0.1, "):
+        search(2.0)
+    search(0.1, "mae")  # it scores nobody
+
+
+def test_the_order_of_what_is_mutated_counts(tmp_path):
+    """Values are drawn in it."""
+    names = ["optimizer.beta_1", "optimizer.beta_2"]
+    fit(make(mutate=names), tmp_path, iterations=1)
+    with pytest.raises(ProjectError, match=r"Changed: order.0: was '.*beta_1', is '.*beta_2'; "):
+        fit(make(mutate=names[::-1]), tmp_path, iterations=1)
+    fit(make(mutate=set(names)), tmp_path, iterations=1)
 
 
 @pytest.fixture(scope="module")
@@ -616,6 +694,38 @@ def test_a_full_disk_ends_the_saving_only(name, tmp_path, monkeypatch):
     assert_equal(contents(again), contents(whole))
 
 
+class Disturbs(CrashesInExecutor):
+    """Does something else there."""
+
+    def __init__(self, population, call, what):
+        super().__init__(population, call)
+        self.act = what
+
+
+@pytest.mark.parametrize("what", ["moved", "removed", "history removed", "history emptied"])
+def test_what_is_taken_away_ends_the_saving_only(what, tmp_path):
+    """Nothing is written that no search could go on with."""
+    directory, moved = tmp_path / "search", tmp_path / "moved"
+    disturbs = {
+        "moved": lambda: directory.rename(moved),
+        "removed": lambda: shutil.rmtree(directory),
+        "history removed": (directory / "history.jsonl").unlink,
+        "history emptied": lambda: (directory / "history.jsonl").write_bytes(b""),
+    }
+    whole, population = make(), make()
+    fit(whole)
+    Disturbs(population, 3, disturbs[what])
+    with pytest.warns(CheckpointWarning, match="No more checkpoints.*that of iteration 2") as told:
+        fit(population, directory)
+    assert [warning.category for warning in told].count(CheckpointWarning) == 1
+    assert_equal(contents(population), contents(whole))
+    assert directory.exists() == what.startswith("history")
+    if what == "moved":
+        again = make()
+        fit(again, moved)
+        assert_equal(contents(again), contents(whole))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -703,6 +813,62 @@ def test_a_population_keeps_to_its_directory(tmp_path):
     assert not (tmp_path / "two").exists()
     fit(population, tmp_path / "two" / ".." / "one", iterations=3)
     assert len(population.history) == 3
+
+
+class Moves(Observer):
+    """Changes the process's directory in the middle of the search."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def iteration_end(self, record):
+        os.chdir(self.directory)
+
+
+def test_a_relative_directory_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    fit(make(), "runs", iterations=2, observers=[Moves(tmp_path / "elsewhere")])
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert len(fit(make(), tmp_path / "runs", iterations=3)) == 3
+
+
+def test_what_cannot_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ProjectError, match="directory cannot be used: .*Received: directory="):
+        fit(make(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Crash])
+def test_a_further_call_that_is_cut_off_as_it_starts(error, tmp_path, monkeypatch):
+    """New members are never shown under the scores of old ones."""
+    other, population = make(), make()
+    fit(other, tmp_path / "other", iterations=3)
+    fit(other, tmp_path / "other")
+    fit(population, tmp_path, iterations=3)
+
+    def cut_off(state):
+        raise error
+
+    monkeypatch.setattr(population.executor, "restore", cut_off)
+    with pytest.raises(error):
+        fit(population, tmp_path)
+    monkeypatch.undo()
+    for ask in (population.models, population.best_model, population.best_score):
+        with pytest.raises(PopDescentError, match="not been trained yet.*Call `fit` first"):
+            ask()
+    assert not population.history.records
+    fit(population, tmp_path)
+    assert_equal(contents(population), contents(other))
+
+
+def test_a_further_call_that_is_refused_takes_nothing_away(tmp_path):
+    population = make()
+    fit(population, tmp_path, iterations=1)
+    before = contents(population)
+    with pytest.raises(ProjectError, match="batch_size"):
+        fit(population, tmp_path, batch_size=8)
+    assert_equal(contents(population), before)
 
 
 def test_no_directory_after_training_without(tmp_path):

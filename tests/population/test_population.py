@@ -17,6 +17,7 @@ from keras_popdescent.errors import (
 from keras_popdescent.hyperparameters._keras_internals import weight_averages
 from keras_popdescent.operators import NoiseSpec
 from keras_popdescent.population import Observer, Population
+from keras_popdescent.population.checks import check_mutate
 from keras_popdescent.strategies import ClosingPlan, Offspring, PopDescent, ScoringPlan
 from keras_popdescent.testing import FixedStrategy
 
@@ -404,6 +405,14 @@ def test_what_is_mutated_is_nothing_to_a_strategy_that_mutates_other_things():
         population = Population.from_model(build, 2, mutate=mutate, strategy=reference)
         assert population.blueprint.space.names() == []
     assert Population.from_model(build, 2).blueprint.space.names() == [RATE, L2]
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_set_of_what_is_mutated_has_an_order(kind):
+    """Its own would be another one in each process."""
+    names = [f"optimizer.{name}" for name in ("beta_1", "beta_2", "clipnorm", "epsilon", "rho")]
+    assert check_mutate(kind(names), PopDescent()) == tuple(names)
+    assert check_mutate(names[::-1], PopDescent()) == tuple(names[::-1])
 
 
 def test_a_strategy_that_starts_with_what_is_not_there():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -50,12 +51,16 @@ class Counts(keras.callbacks.Callback):
         super().__init__()
         self.constant = np.arange(3)
         self.epochs, self.losses, self.begun = 0, [], 0
+        # Cannot be saved, and do not hinder the rest.
+        self.wide, self.endless = np.longdouble(0.0), []
+        self.endless.append(self.endless)
 
     def on_train_begin(self, logs=None):
         self.begun += 1
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs += 1
+        self.wide += 1.0
         self.losses.append(float(logs["loss"]))
         self.weights = self.model.get_weights()
         line = (epoch, self.epochs, tuple(self.losses))
@@ -221,6 +226,37 @@ def test_executions(build, tmp_path, data):
     assert_equal(contents(again), contents(whole))
     names = {path.name for path in (tmp_path / "cut" / "untitled_project").iterdir()}
     assert {"checkpoint", "checkpoint_1", "history.jsonl", "history_1.jsonl"} <= names
+
+
+class Sleeps(CrashAt):
+    """Lets the clock go on by 100 seconds in the first iteration, and crashes later."""
+
+    late = 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        Sleeps.late = 100.0
+        super().on_epoch_end(epoch, logs)
+
+
+def test_executions_share_what_earlier_processes_have_left_of_the_time(
+    build, tmp_path, data, monkeypatch
+):
+    now = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + Sleeps.late)
+
+    def search(max_time, *callbacks):
+        tuner = make(build, tmp_path, executions_per_trial=2, population_size=2, max_time=max_time)
+        Sleeps.late, began = 0.0, now()
+        tuner.search(*data, **{**FIT, "epochs": 2}, callbacks=[*callbacks])
+        return [run.loop.settings.deadline - began for run in tuner._runs]
+
+    with pytest.raises(Crash):
+        search(1000.0, Sleeps(1))
+    first, second = search(1000.0)
+    assert 350.0 < first <= 450.0  # half of the 900 seconds that are left
+    assert 800.0 < second <= 900.0
+    # What the first execution has used is known to the second one, and the other way round.
+    assert max(search(50.0)) < 10.0
 
 
 def test_max_trials(build, tmp_path, data):
