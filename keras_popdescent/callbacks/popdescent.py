@@ -179,11 +179,10 @@ class PopDescentCallback(keras.callbacks.Callback):
             self._start()
 
     def _start(self) -> None:
-        model = self.model
         rng_seed, executor_seed = self._seed.spawn(2)
         self._turn, iterations = self._plan()
         self._executor = FitExecutor(
-            model,
+            self.model,
             self.mutate,
             self.population_size,
             self._validation,
@@ -191,7 +190,7 @@ class PopDescentCallback(keras.callbacks.Callback):
             self._scoring,
             executor_seed,
         )
-        loop = self._loop = Loop(
+        loop = Loop(
             self._executor,
             self.strategy,
             self._executor.blueprint.space,
@@ -206,6 +205,18 @@ class PopDescentCallback(keras.callbacks.Callback):
             History(self.objective.name, self.objective.direction),
             make_display(self._verbose),
         )
+        try:
+            self._begin(loop, executor_seed)
+        except BaseException:
+            # It takes seconds, so that Ctrl-C may well come here.
+            self._loop = None
+            self._executor.undo()
+            self._retrace()
+            loop.end()
+            raise
+
+    def _begin(self, loop: Loop, executor_seed: np.random.SeedSequence) -> None:
+        """Make the model live, and put the first member into it."""
         nothing = SearchData(ArrayBatches((np.zeros((1, 1)),), 1, False), None, 1, None)
         loop.start(
             Setup(
@@ -222,6 +233,7 @@ class PopDescentCallback(keras.callbacks.Callback):
         self._retrace()
         self._slot, self._batches = 0, 0
         self._reports: list[Report] = []
+        self._loop = loop
         self._begin_iteration()
         self._take_turn()
 
