@@ -35,6 +35,10 @@ from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
 
+# Where a model keeps the callback that has yet to finish: whoever fits the model again may have
+# another one, and the first one's variable may be gone.
+_UNFINISHED = "_popdescent_unfinished"
+
 
 class PopDescentCallback(keras.callbacks.Callback):
     """Makes one `model.fit` train a population; afterwards the model holds its best member.
@@ -164,8 +168,12 @@ class PopDescentCallback(keras.callbacks.Callback):
         return dict(self._running().best().values)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Forget an earlier `fit`."""
+        """Finish an earlier `fit` of the model that was interrupted, and forget it."""
         check_single_steps(self.model)
+        self.finish()
+        unfinished = getattr(self.model, _UNFINISHED, None)
+        if unfinished is not None:
+            unfinished.finish()
         self._loop, self._finished = None, False
         self._first_epoch: int | None = None
 
@@ -211,7 +219,7 @@ class PopDescentCallback(keras.callbacks.Callback):
             # It takes seconds, so that Ctrl-C may well come here.
             self._loop = None
             self._executor.undo()
-            self._retrace()
+            _retrace(self.model)
             loop.end()
             raise
 
@@ -230,12 +238,13 @@ class PopDescentCallback(keras.callbacks.Callback):
             )
         )
         # A step that was traced before has the plain numbers in it.
-        self._retrace()
+        _retrace(self.model)
         self._slot, self._batches = 0, 0
         self._reports: list[Report] = []
         self._loop = loop
         self._begin_iteration()
         self._take_turn()
+        setattr(self._executor.live.model, _UNFINISHED, self)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count the turn's batches; at its end, score the member and put the next one in."""
@@ -264,13 +273,16 @@ class PopDescentCallback(keras.callbacks.Callback):
         """Do what the end of `fit` does; call it after a `fit` that was interrupted.
 
         Keras calls no callback when Ctrl-C or an error ends `fit`: the model then still holds
-        whoever was in training, and live scalars, with which it cannot be saved.
+        whoever was in training, and live scalars, with which it cannot be saved. The next `fit`
+        with a `PopDescentCallback` does it too, and begins with the best member.
         """
         if self._loop is None or self._finished:
             return
         self._finished = True
         loop = self._loop
-        sync_from_fit(self.model)
+        # The callback itself may be in the `fit` of another one by now.
+        model = self._executor.live.model
+        sync_from_fit(model)
         if loop.iteration:
             self._executor.put_back()
         else:
@@ -278,7 +290,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         best = loop.best()
         self._executor.export(best.values, best.state)
         self._executor.live.detach()
-        self._retrace()
+        _retrace(model)
+        delattr(model, _UNFINISHED)
         loop.end()
 
     def _begin_iteration(self) -> None:
@@ -321,17 +334,18 @@ class PopDescentCallback(keras.callbacks.Callback):
             )
         return turn, max(share // turn, 1)
 
-    def _retrace(self) -> None:
-        self.model.make_train_function(force=True)
-        if self.model.test_function is not None:
-            self.model.make_test_function(force=True)
-
     def _running(self) -> Loop:
         if self._loop is None:
             raise PopDescentError(
                 describe("The callback has not been used yet.", fix="Pass it to `model.fit`.")
             )
         return self._loop
+
+
+def _retrace(model: keras.Model) -> None:
+    model.make_train_function(force=True)
+    if model.test_function is not None:
+        model.make_test_function(force=True)
 
 
 def _check_fits(strategy: Strategy) -> None:
