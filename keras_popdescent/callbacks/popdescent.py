@@ -52,6 +52,11 @@ class PopDescentCallback(keras.callbacks.Callback):
     The metrics that `fit` shows are those of the member that is training. Callbacks that watch a
     validation metric of `fit` watch whichever member is in the model.
 
+    Save the model after `fit`, not within it: where more than the learning rate is mutated it has
+    live scalars until then, so that `model.save` raises an error, and saved weights do not fit a
+    plain model. So `ModelCheckpoint` and `BackupAndRestore` cannot be used beside it (which it
+    cannot see: a callback is not told of the others).
+
     The model holds members as they were scored: what one has trained since, when `fit` ends within
     an iteration, is left out (but where not one iteration is complete).
 
