@@ -10,11 +10,13 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_popdescent.callbacks.tensorboard import own_summaries
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.budget import Budget
 from keras_popdescent.population.loop import Loop
@@ -113,6 +115,8 @@ class MemberCallbacks(Observer):
         self._lives: dict[int, _Life] = {}
         self._loop: Loop | None = None
         self._by_batch = False
+        # What is in force while a member has its turn.
+        self._turn = ExitStack()
         self._resumed: dict[str, Any] = {}
 
     def search_begin(self, loop: Loop) -> None:
@@ -146,6 +150,7 @@ class MemberCallbacks(Observer):
             self._end(member.slot)
 
     def search_end(self, loop: Loop) -> None:
+        self._turn.close()
         for slot in list(self._lives):
             self._end(slot)
 
@@ -160,6 +165,9 @@ class MemberCallbacks(Observer):
     def train_begin(self, slot: int, model: keras.Model) -> None:
         """Begin a life, or go on with it."""
         life = self._lives[slot]
+        # A turn that was cut off has had no end.
+        self._turn.close()
+        self._turn.enter_context(own_summaries(life.callbacks))
         model.stop_training = False
         if not life.begun:
             life.begun = True
@@ -197,6 +205,7 @@ class MemberCallbacks(Observer):
             # The next one begins with its first batch, if the member trains on.
             life.epoch = None
             life.member.stopped = life.member.stopped or bool(model.stop_training)
+        self._turn.close()
 
     def _begin_epoch(self, life: _Life) -> None:
         life.epoch = life.steps // self._steps_per_epoch
@@ -213,8 +222,9 @@ class MemberCallbacks(Observer):
             # Nobody has scored what a callback makes of the weights now (`EarlyStopping` restores
             # some), and the member may be about to be copied.
             scored = [keras.ops.copy(variable) for variable in model.weights]
-            for callback in life.callbacks:
-                callback.on_train_end(dict(life.logs))
+            with own_summaries(life.callbacks):
+                for callback in life.callbacks:
+                    callback.on_train_end(dict(life.logs))
             for variable, value in zip(model.weights, scored, strict=True):
                 variable.assign(value)
 

@@ -26,6 +26,7 @@ from keras_popdescent.tuners.own.calls import Calls, plan_calls
 from keras_popdescent.tuners.own.metrics import metrics_of
 from keras_popdescent.tuners.own.state import OwnState, inherit
 from keras_popdescent.tuners.own.training import OwnTraining
+from tests.callbacks.test_keras_callbacks import written_batches
 
 LOSS = "sparse_categorical_crossentropy"
 
@@ -679,6 +680,19 @@ class TestCallbacks:
         fit(tuner, data, callbacks=[board])
         folders = sorted(path.name for path in (tmp_path / "logs").iterdir())
         assert folders == sorted(tuner.oracle.trials)
+
+    @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's event files")
+    @pytest.mark.parametrize("update_freq", ["batch", 2])
+    def test_tensorboard_may_write_batches(self, tmp_path, data, update_freq):
+        import tensorflow as tf
+
+        pytest.importorskip("tensorboard")
+        tuner = make(Hyper(), tmp_path)
+        board = keras.callbacks.TensorBoard(tmp_path / "logs", update_freq=update_freq)
+        fit(tuner, data, callbacks=[board])
+        assert not tf.summary.should_record_summaries()
+        for trial in tuner.oracle.trials:
+            assert written_batches(tmp_path / "logs" / trial)
 
     def test_early_stopping_counts_across_calls(self, tmp_path, data):
         stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=100.0)
