@@ -573,6 +573,34 @@ class TestFailures:
         assert failed and all("wrong value" in trial.message for trial in failed)
         assert tuner.oracle.get_best_trials(1)[0].score < 5.0
 
+    def test_a_build_that_raises_for_some_values(self, tmp_path, data):
+        class Mine(Hyper):
+            def build(self, hp):
+                # The first is the default, and what the others are tried beside.
+                if hp.Choice("depth", [1, 2, 3, 4, 5, 6]) > 4:
+                    raise ValueError("too deep")
+                return super().build(hp)
+
+        tuner = make(Mine(), tmp_path, population_size=6, num_elites=2)
+        fit(tuner, data, epochs=6)
+        kinds = {name: found.kind for name, found in tuner._blueprint.kinds.items()}
+        assert kinds["depth"] == "rebuild" and kinds["units"] == "structural"
+        failed = [t for t in tuner.oracle.trials.values() if t.status == "FAILED"]
+        assert failed and all("too deep" in trial.message for trial in failed)
+        assert len(tuner.history) == 6
+        assert all(trial.hyperparameters.get("depth") > 4 for trial in failed)
+        assert tuner.get_best_hyperparameters()[0].get("depth") <= 4
+
+    def test_a_build_that_is_refused_ends_the_search(self, tmp_path, data):
+        class Mine(Hyper):
+            def build(self, hp):
+                if hp.Int("depth", 1, 3) > 1:
+                    raise ModelError("not like that")
+                return super().build(hp)
+
+        with pytest.raises(ModelError, match="not like that"):
+            fit(make(Mine(), tmp_path), data)
+
     def test_retries(self, tmp_path):
         class Mine(PopDescentTuner):
             count = 0
