@@ -95,7 +95,7 @@ class MemberCallbacks(Observer):
         budget: How long the search runs.
 
     Raises:
-        ArgumentError: If a callback cannot be copied.
+        ArgumentError: In the search, if a callback cannot be used for members.
     """
 
     def __init__(
@@ -125,6 +125,8 @@ class MemberCallbacks(Observer):
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
             made = [fresh_callback(given, member) for given in self._given]
+            for callback in made:
+                _refuse_exchange(callback)
             self._by_batch = self._by_batch or any(map(_has_batch_hook, made))
             life = _Life(member, made)
             saved = self._resumed.pop(str(member.member_id), None)
@@ -265,6 +267,23 @@ def _refuse_backup(callback: keras.callbacks.Callback) -> None:
             describe(
                 "`BackupAndRestore` would begin each member with the weights of another one.",
                 fix="Leave it out: a search keeps snapshots of its own, and goes on by itself.",
+                callback=type(callback).__name__,
+            )
+        )
+
+
+def _refuse_exchange(callback: keras.callbacks.Callback) -> None:
+    """Refuse a callback that exchanges weights and averages from one epoch to the next.
+
+    Where the user's own code calls `fit`, Keras puts that in order at the end of each call.
+    """
+    if isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch:
+        raise ArgumentError(
+            describe(
+                "`SwapEMAWeights(swap_on_epoch=True)` would leave the averages and the weights of "
+                "a member exchanged when it is kept and exported.",
+                fix="Leave it out: where an optimizer averages weights (`use_ema`), members are "
+                "scored and exported with the averages.",
                 callback=type(callback).__name__,
             )
         )

@@ -722,6 +722,21 @@ class TestCallbacks:
         for trial in tuner.oracle.trials:
             assert written_batches(tmp_path / "logs" / trial)
 
+    def test_averages_of_the_optimizer_may_be_scored(self, tmp_path, data):
+        """A search without overridden training refuses it; here `fit` puts all in order."""
+
+        class Averaging(Hyper):
+            def build(self, hp):
+                model = super().build(hp)
+                model.compile(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9), LOSS)
+                return model
+
+        tuner = make(Averaging(), tmp_path)
+        fit(tuner, data, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
+        held = data[0][72:], data[1][72:]
+        logs = tuner.get_best_models()[0].evaluate(*held, verbose=0, return_dict=True)
+        assert logs["loss"] == pytest.approx(tuner.oracle.get_best_trials(1)[0].score, rel=1e-5)
+
     def test_early_stopping_counts_across_calls(self, tmp_path, data):
         stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=100.0)
         tuner = make(Hyper(), tmp_path, population_size=2, num_elites=2)
