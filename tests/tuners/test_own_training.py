@@ -559,6 +559,17 @@ class TestFailures:
         with pytest.raises(DivergedError):
             Mine(directory=tmp_path, population_size=2, iterations=5).search(verbose=0)
 
+    @pytest.mark.parametrize("checkpoint", [True, False])
+    def test_that_it_is_not_saved_is_said(self, tmp_path, capsys, checkpoint):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                return trial.hyperparameters.Float("value", 1.0, 10.0)
+
+        tuner = Mine(directory=tmp_path, population_size=2, iterations=2, checkpoint=checkpoint)
+        tuner.search(verbose=1)
+        said = "your own training is not saved: a search that is cut off begins anew"
+        assert (said in capsys.readouterr().out) is checkpoint
+
     def test_a_call_that_raises_is_a_member_that_is_replaced(self, tmp_path):
         class Mine(PopDescentTuner):
             def run_trial(self, trial, *args, **kwargs):
