@@ -92,6 +92,8 @@ class FitExecutor(Executor):
         self._size = size
         self._validation = validation
         self._batch_size = batch_size
+        # What was in the model before `start`.
+        self._found: MemberState | None = None
         # What the member in the model has only while it trains.
         self._annealing = ExitStack()
         score_seed, self._seeds = seed.spawn(2)
@@ -111,6 +113,7 @@ class FitExecutor(Executor):
             donated=donated,
             ema_momentum=setup.ema_momentum,
         )
+        self._found = capture(self.live)
         self._stepper = make_stepper(self.live.model)
         self.live.compile_averages(self._stepper.compiled)
         self._verify(first)
@@ -130,6 +133,14 @@ class FitExecutor(Executor):
             for seed in self._seeds.spawn(self._size)
         ]
         self._complete = (list(self._states), set(self._newborn))
+
+    def undo(self) -> None:
+        """Make the model what it was before `start`, however far that has come."""
+        self._annealing.close()
+        if self._found is not None:
+            restore(self.live, self._found)
+        if hasattr(self, "live"):
+            self.live.detach()
 
     def _verify(self, values: Values) -> None:
         """See that live hyperparameters act, on validation samples: others there are none yet."""

@@ -10,11 +10,13 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_popdescent.callbacks.tensorboard import own_summaries
 from keras_popdescent.checkpoint import takes
 from keras_popdescent.errors import ArgumentError, describe
 from keras_popdescent.population.budget import Budget
@@ -98,7 +100,7 @@ class MemberCallbacks(Observer):
         budget: How long the search runs.
 
     Raises:
-        ArgumentError: If a callback cannot be copied.
+        ArgumentError: In the search, if a callback cannot be used for members.
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class MemberCallbacks(Observer):
         self._lives: dict[int, _Life] = {}
         self._loop: Loop | None = None
         self._by_batch = False
+        # What is in force while a member has its turn.
+        self._turn = ExitStack()
         self._resumed: dict[str, Any] = {}
 
     def search_begin(self, loop: Loop) -> None:
@@ -126,6 +130,8 @@ class MemberCallbacks(Observer):
     def births(self, members: Sequence[Member]) -> None:
         for member in members:
             made = [fresh_callback(given, member) for given in self._given]
+            for callback in made:
+                _refuse_exchange(callback)
             self._by_batch = self._by_batch or any(map(_has_batch_hook, made))
             life = _Life(member, made)
             saved = self._resumed.pop(str(member.member_id), None)
@@ -151,6 +157,7 @@ class MemberCallbacks(Observer):
             self._end(member.slot)
 
     def search_end(self, loop: Loop) -> None:
+        self._turn.close()
         for slot in list(self._lives):
             self._end(slot)
 
@@ -165,6 +172,9 @@ class MemberCallbacks(Observer):
     def train_begin(self, slot: int, model: keras.Model) -> None:
         """Begin a life, or go on with it."""
         life = self._lives[slot]
+        # A turn that was cut off has had no end.
+        self._turn.close()
+        self._turn.enter_context(own_summaries(life.callbacks))
         model.stop_training = False
         if not life.begun:
             life.begun = True
@@ -202,6 +212,7 @@ class MemberCallbacks(Observer):
             # The next one begins with its first batch, if the member trains on.
             life.epoch = None
             life.member.stopped = life.member.stopped or bool(model.stop_training)
+        self._turn.close()
 
     def _begin_epoch(self, life: _Life) -> None:
         life.epoch = life.steps // self._steps_per_epoch
@@ -218,8 +229,9 @@ class MemberCallbacks(Observer):
             # Nobody has scored what a callback makes of the weights now (`EarlyStopping` restores
             # some), and the member may be about to be copied.
             scored = [keras.ops.copy(variable) for variable in model.weights]
-            for callback in life.callbacks:
-                callback.on_train_end(dict(life.logs))
+            with own_summaries(life.callbacks):
+                for callback in life.callbacks:
+                    callback.on_train_end(dict(life.logs))
             for variable, value in zip(model.weights, scored, strict=True):
                 variable.assign(value)
 
@@ -260,6 +272,23 @@ def _refuse_backup(callback: keras.callbacks.Callback) -> None:
             describe(
                 "`BackupAndRestore` would begin each member with the weights of another one.",
                 fix="Leave it out: a search keeps snapshots of its own, and goes on by itself.",
+                callback=type(callback).__name__,
+            )
+        )
+
+
+def _refuse_exchange(callback: keras.callbacks.Callback) -> None:
+    """Refuse a callback that exchanges weights and averages from one epoch to the next.
+
+    Where the user's own code calls `fit`, Keras puts that in order at the end of each call.
+    """
+    if isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch:
+        raise ArgumentError(
+            describe(
+                "`SwapEMAWeights(swap_on_epoch=True)` would leave the averages and the weights of "
+                "a member exchanged when it is kept and exported.",
+                fix="Leave it out: where an optimizer averages weights (`use_ema`), members are "
+                "scored and exported with the averages.",
                 callback=type(callback).__name__,
             )
         )

@@ -35,6 +35,10 @@ from keras_popdescent.strategies.base import Strategy
 from keras_popdescent.strategies.popdescent import PopDescent
 from keras_popdescent.strategies.space import Values
 
+# Where a model keeps the callback that has yet to finish: whoever fits the model again may have
+# another one, and the first one's variable may be gone.
+_UNFINISHED = "_popdescent_unfinished"
+
 
 class PopDescentCallback(keras.callbacks.Callback):
     """Makes one `model.fit` train a population; afterwards the model holds its best member.
@@ -47,6 +51,11 @@ class PopDescentCallback(keras.callbacks.Callback):
 
     The metrics that `fit` shows are those of the member that is training. Callbacks that watch a
     validation metric of `fit` watch whichever member is in the model.
+
+    Save the model after `fit`, not within it: where more than the learning rate is mutated it has
+    live scalars until then, so that `model.save` raises an error, and saved weights do not fit a
+    plain model. So `ModelCheckpoint` and `BackupAndRestore` cannot be used beside it (which it
+    cannot see: a callback is not told of the others).
 
     The model holds members as they were scored: what one has trained since, when `fit` ends within
     an iteration, is left out (but where not one iteration is complete).
@@ -164,8 +173,12 @@ class PopDescentCallback(keras.callbacks.Callback):
         return dict(self._running().best().values)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Forget an earlier `fit`."""
+        """Finish an earlier `fit` of the model that was interrupted, and forget it."""
         check_single_steps(self.model)
+        self.finish()
+        unfinished = getattr(self.model, _UNFINISHED, None)
+        if unfinished is not None:
+            unfinished.finish()
         self._loop, self._finished = None, False
         self._first_epoch: int | None = None
 
@@ -179,11 +192,10 @@ class PopDescentCallback(keras.callbacks.Callback):
             self._start()
 
     def _start(self) -> None:
-        model = self.model
         rng_seed, executor_seed = self._seed.spawn(2)
         self._turn, iterations = self._plan()
         self._executor = FitExecutor(
-            model,
+            self.model,
             self.mutate,
             self.population_size,
             self._validation,
@@ -191,7 +203,7 @@ class PopDescentCallback(keras.callbacks.Callback):
             self._scoring,
             executor_seed,
         )
-        loop = self._loop = Loop(
+        loop = Loop(
             self._executor,
             self.strategy,
             self._executor.blueprint.space,
@@ -206,6 +218,18 @@ class PopDescentCallback(keras.callbacks.Callback):
             History(self.objective.name, self.objective.direction),
             make_display(self._verbose),
         )
+        try:
+            self._begin(loop, executor_seed)
+        except BaseException:
+            # It takes seconds, so that Ctrl-C may well come here.
+            self._loop = None
+            self._executor.undo()
+            _retrace(self.model)
+            loop.end()
+            raise
+
+    def _begin(self, loop: Loop, executor_seed: np.random.SeedSequence) -> None:
+        """Make the model live, and put the first member into it."""
         nothing = SearchData(ArrayBatches((np.zeros((1, 1)),), 1, False), None, 1, None)
         loop.start(
             Setup(
@@ -219,11 +243,13 @@ class PopDescentCallback(keras.callbacks.Callback):
             )
         )
         # A step that was traced before has the plain numbers in it.
-        self._retrace()
+        _retrace(self.model)
         self._slot, self._batches = 0, 0
         self._reports: list[Report] = []
+        self._loop = loop
         self._begin_iteration()
         self._take_turn()
+        setattr(self._executor.live.model, _UNFINISHED, self)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count the turn's batches; at its end, score the member and put the next one in."""
@@ -252,13 +278,16 @@ class PopDescentCallback(keras.callbacks.Callback):
         """Do what the end of `fit` does; call it after a `fit` that was interrupted.
 
         Keras calls no callback when Ctrl-C or an error ends `fit`: the model then still holds
-        whoever was in training, and live scalars, with which it cannot be saved.
+        whoever was in training, and live scalars, with which it cannot be saved. The next `fit`
+        with a `PopDescentCallback` does it too, and begins with the best member.
         """
         if self._loop is None or self._finished:
             return
         self._finished = True
         loop = self._loop
-        sync_from_fit(self.model)
+        # The callback itself may be in the `fit` of another one by now.
+        model = self._executor.live.model
+        sync_from_fit(model)
         if loop.iteration:
             self._executor.put_back()
         else:
@@ -266,7 +295,8 @@ class PopDescentCallback(keras.callbacks.Callback):
         best = loop.best()
         self._executor.export(best.values, best.state)
         self._executor.live.detach()
-        self._retrace()
+        _retrace(model)
+        delattr(model, _UNFINISHED)
         loop.end()
 
     def _begin_iteration(self) -> None:
@@ -309,17 +339,18 @@ class PopDescentCallback(keras.callbacks.Callback):
             )
         return turn, max(share // turn, 1)
 
-    def _retrace(self) -> None:
-        self.model.make_train_function(force=True)
-        if self.model.test_function is not None:
-            self.model.make_test_function(force=True)
-
     def _running(self) -> Loop:
         if self._loop is None:
             raise PopDescentError(
                 describe("The callback has not been used yet.", fix="Pass it to `model.fit`.")
             )
         return self._loop
+
+
+def _retrace(model: keras.Model) -> None:
+    model.make_train_function(force=True)
+    if model.test_function is not None:
+        model.make_test_function(force=True)
 
 
 def _check_fits(strategy: Strategy) -> None:

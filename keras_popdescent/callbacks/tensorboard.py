@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -56,6 +58,43 @@ def _values(given: keras.callbacks.TensorBoard, name_of: Callable[[Member], str]
         return hparams_callback(folder, member.values, name)
 
     return make
+
+
+@contextmanager
+def own_summaries(callbacks: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
+    """Within the block, the default writer of summaries is one member's callbacks' affair.
+
+    With `update_freq="batch"` or a number, Keras's callback makes its writer the default in
+    `on_train_begin` and puts back what was there before in `on_train_end`. Lives of members
+    overlap, so that without this one member's summaries would go where another one's belong.
+
+    Args:
+        callbacks: Those of the member whose turn it is.
+    """
+    writing = [callback for callback in callbacks if _writes_batches(callback)]
+    if not writing:
+        yield
+        return
+    # TensorFlow's module, which Keras needs for it on every backend.
+    summary = writing[0].summary
+    # What a callback puts back must be a writer, as it is flushed; this one is never written to.
+    with _nowhere(summary).as_default(step=0), summary.record_if(False):
+        yield
+
+
+def _writes_batches(callback: keras.callbacks.Callback) -> bool:
+    return isinstance(callback, keras.callbacks.TensorBoard) and callback.update_freq != "epoch"
+
+
+@functools.cache
+def _nowhere(summary: Any) -> Any:
+    """Return a writer of nothing; TensorFlow has one, which does not become the default."""
+
+    def nothing(self: Any) -> None:
+        """Do nothing."""
+
+    methods = {"init": nothing, "flush": nothing, "close": nothing}
+    return type("Nowhere", (summary.SummaryWriter,), methods)()
 
 
 def hparams_callback(

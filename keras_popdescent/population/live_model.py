@@ -62,11 +62,19 @@ class LiveModel:
         if full or (batch and not self.model.built):
             check_takes(self.model, batch)
         self.bindings: dict[str, Binding] = blueprint.bindings(values)
-        for binding in self.bindings.values():
-            binding.attach(self.model)
         computed = blueprint.computed_paths(values)
         self._computed = HandleBinding("computed", [(path, 1.0) for path in computed])
-        if computed:
+        try:
+            self._make_live(ema_momentum)
+        except BaseException:
+            # Within `fit` the model is somebody's own.
+            self.detach()
+            raise
+
+    def _make_live(self, ema_momentum: float | None) -> None:
+        for binding in self.bindings.values():
+            binding.attach(self.model)
+        if self._computed.targets:
             self._computed.attach(self.model)
         self._rate: LearningRateHandle | None = rate_handle(self.model)
         # After the bindings: a live momentum needs its slots even where it starts at 0.

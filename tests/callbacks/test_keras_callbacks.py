@@ -175,3 +175,45 @@ class TestTensorBoard:
                                 found[name] = hparam.number_value
             expected = trial.hyperparameters.get("learning_rate")
             assert found == {"learning_rate": pytest.approx(expected)}
+
+    @pytest.mark.parametrize(("update_freq", "every"), [("batch", 1), (2, 2)])
+    @pytest.mark.parametrize("num_elites", [1, 3])
+    def test_batches_are_written_to_their_members_folder(
+        self, tmp_path, data, update_freq, every, num_elites
+    ):
+        import tensorflow as tf
+
+        told = {}
+
+        def note(member):
+            losses = told.setdefault(member.member_id, [])
+            return keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
+            )
+
+        board = keras.callbacks.TensorBoard(tmp_path / "logs", update_freq=update_freq)
+        tuner = search(tmp_path, data, [board, note], num_elites=num_elites, epochs=6)
+        assert not tf.summary.should_record_summaries()
+        assert len(told) == len(tuner.oracle.trials)
+        found = [written_batches(tmp_path / "logs" / name) for name in tuner.oracle.trials]
+        expected = [
+            {step: pytest.approx(loss) for step, loss in enumerate(losses, 1) if step % every == 0}
+            for losses in told.values()
+        ]
+        assert sorted(map(len, found)) == sorted(map(len, expected))
+        for batches in expected:
+            assert batches in found
+
+
+def written_batches(folder):
+    """Return the losses of batches that are in a member's event files."""
+    import tensorflow as tf
+
+    found = {}
+    for path in (folder / "train").glob("events*"):
+        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                if value.tag == "batch_loss":
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return found

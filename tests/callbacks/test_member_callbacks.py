@@ -183,6 +183,17 @@ def test_no_member_begins_with_what_another_one_left(tmp_path, data, as_function
         search(tmp_path, data, [(lambda: given) if as_function else given])
 
 
+@pytest.mark.parametrize("as_function", [False, True])
+def test_averages_are_not_exchanged_between_epochs(tmp_path, data, as_function):
+    given = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    with pytest.raises(ArgumentError, match="exchanged.*exported with the averages"):
+        search(tmp_path, data, [(lambda: given) if as_function else given])
+
+
+def test_a_swap_of_averages_for_tests_is_taken(tmp_path, data):
+    search(tmp_path, data, [keras.callbacks.SwapEMAWeights()])
+
+
 def test_what_a_callback_does_at_the_end_is_not_handed_on(tmp_path, data):
     """As `EarlyStopping` puts weights back in members that are being replaced."""
     begun = []

@@ -1,3 +1,4 @@
+import gc
 import math
 
 import keras
@@ -6,7 +7,10 @@ import pytest
 
 from keras_popdescent import PopDescent, PopDescentCallback
 from keras_popdescent.callbacks import fit_executor
+from keras_popdescent.callbacks.fit_executor import FitExecutor
 from keras_popdescent.errors import ArgumentError, BindingError, PopDescentError
+from keras_popdescent.executors import verify
+from keras_popdescent.population.live_model import LiveModel
 from keras_popdescent.strategies import Annealing, ClosingPlan, UnitMutation
 
 
@@ -436,6 +440,110 @@ def test_finish_after_an_interrupted_fit(data, tmp_path):
     loss = keras.losses.sparse_categorical_crossentropy(data[3], logits, from_logits=True)
     assert float(keras.ops.mean(loss)) == pytest.approx(callback.history.best()[1], rel=1e-4)
     model.save(tmp_path / "model.keras")
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def plain_again(model, folder, data):
+    """Save the model, load it, and compare; train both a step."""
+    model.save(folder / "model.keras")
+    loaded = keras.models.load_model(folder / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(data[2], verbose=0), model.predict(data[2], verbose=0), rtol=1e-5
+    )
+    for one in (loaded, model):
+        one.fit(data[0], data[1], epochs=1, verbose=0)
+    return loaded
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("place", ["live", "probes", "copies", "turn"])
+def test_a_start_that_is_interrupted_leaves_the_model_as_it_was(place, data, tmp_path, monkeypatch):
+    model = compiled()
+    weights = model.get_weights()
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    whole = {
+        "live": (LiveModel, "_index_comparable"),
+        "probes": (verify, "_acts"),
+        "copies": (fit_executor, "inherit"),
+        "turn": (FitExecutor, "swap_in"),
+    }[place]
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*whole, lambda *args, **kwargs: stop())
+        fit(model, callback, data, epochs=6)
+    callback.finish()
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == rate
+    assert model.layers[0].kernel_regularizer.l2 == pytest.approx(1e-3)
+    with pytest.raises(PopDescentError, match="not been used"):
+        _ = callback.history
+    plain_again(model, tmp_path, data)
+    fit(model, callback, data, epochs=6)
+    assert len(callback.history) > 1
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ctrl-C at a batch."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batches_left = batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.batches_left -= 1
+        if self.batches_left == 0:
+            stop()
+
+
+def interrupted(model, callback, data, batch):
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data[0], data[1], batch_size=32, epochs=6, verbose=0,
+                  callbacks=[callback, StopAt(batch)])  # fmt: skip
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("another", [False, True])
+@pytest.mark.parametrize("batch", [3, 30])
+def test_a_fit_after_an_interrupted_one_begins_with_its_best(another, batch, data, tmp_path):
+    def make():
+        return PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+
+    model = compiled()
+    variables = len(model.variables)
+    first = make()
+    interrupted(model, first, data, batch)
+    best = first.history.best()[1] if batch == 30 else None
+    callback = make() if another else first
+    begun = []
+    look = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda _: begun.append(validation_loss(model, data))
+    )
+    model.fit(data[0], data[1], batch_size=32, epochs=6, verbose=0, callbacks=[callback, look])
+    # After 3 batches nobody has been scored yet.
+    assert best is None or begun[0] == pytest.approx(best, rel=1e-4)
+    assert len(callback.history) == 4
+    assert len(model.variables) == variables
+    plain_again(model, tmp_path, data)
+
+
+def test_the_callback_of_an_interrupted_fit_may_be_forgotten(data, tmp_path):
+    model = compiled()
+    interrupted(model, PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0), data, 30)
+    gc.collect()
+    fit(model, PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0), data, epochs=6)
+    plain_again(model, tmp_path, data)
+
+
+def test_an_interrupted_fit_of_another_model_is_finished_too(data, tmp_path):
+    callback = PopDescentCallback(3, 1, 4, validation_data=data[2:], seed=0)
+    model = compiled()
+    interrupted(model, callback, data, 30)
+    fit(compiled(), callback, data, epochs=6)
+    plain_again(model, tmp_path, data)
 
 
 def test_several_steps_an_execution_are_refused(data):

@@ -26,6 +26,7 @@ from keras_popdescent.tuners.own.calls import Calls, plan_calls
 from keras_popdescent.tuners.own.metrics import metrics_of
 from keras_popdescent.tuners.own.state import OwnState, inherit
 from keras_popdescent.tuners.own.training import OwnTraining
+from tests.callbacks.test_keras_callbacks import written_batches
 
 LOSS = "sparse_categorical_crossentropy"
 
@@ -558,6 +559,17 @@ class TestFailures:
         with pytest.raises(DivergedError):
             Mine(directory=tmp_path, population_size=2, iterations=5).search(verbose=0)
 
+    @pytest.mark.parametrize("checkpoint", [True, False])
+    def test_that_it_is_not_saved_is_said(self, tmp_path, capsys, checkpoint):
+        class Mine(PopDescentTuner):
+            def run_trial(self, trial, *args, **kwargs):
+                return trial.hyperparameters.Float("value", 1.0, 10.0)
+
+        tuner = Mine(directory=tmp_path, population_size=2, iterations=2, checkpoint=checkpoint)
+        tuner.search(verbose=1)
+        said = "your own training is not saved: a search that is cut off begins anew"
+        assert (said in capsys.readouterr().out) is checkpoint
+
     def test_a_call_that_raises_is_a_member_that_is_replaced(self, tmp_path):
         class Mine(PopDescentTuner):
             def run_trial(self, trial, *args, **kwargs):
@@ -571,6 +583,34 @@ class TestFailures:
         failed = [t for t in tuner.oracle.trials.values() if t.status == "FAILED"]
         assert failed and all("wrong value" in trial.message for trial in failed)
         assert tuner.oracle.get_best_trials(1)[0].score < 5.0
+
+    def test_a_build_that_raises_for_some_values(self, tmp_path, data):
+        class Mine(Hyper):
+            def build(self, hp):
+                # The first is the default, and what the others are tried beside.
+                if hp.Choice("depth", [1, 2, 3, 4, 5, 6]) > 4:
+                    raise ValueError("too deep")
+                return super().build(hp)
+
+        tuner = make(Mine(), tmp_path, population_size=6, num_elites=2)
+        fit(tuner, data, epochs=6)
+        kinds = {name: found.kind for name, found in tuner._blueprint.kinds.items()}
+        assert kinds["depth"] == "rebuild" and kinds["units"] == "structural"
+        failed = [t for t in tuner.oracle.trials.values() if t.status == "FAILED"]
+        assert failed and all("too deep" in trial.message for trial in failed)
+        assert len(tuner.history) == 6
+        assert all(trial.hyperparameters.get("depth") > 4 for trial in failed)
+        assert tuner.get_best_hyperparameters()[0].get("depth") <= 4
+
+    def test_a_build_that_is_refused_ends_the_search(self, tmp_path, data):
+        class Mine(Hyper):
+            def build(self, hp):
+                if hp.Int("depth", 1, 3) > 1:
+                    raise ModelError("not like that")
+                return super().build(hp)
+
+        with pytest.raises(ModelError, match="not like that"):
+            fit(make(Mine(), tmp_path), data)
 
     def test_retries(self, tmp_path):
         class Mine(PopDescentTuner):
@@ -679,6 +719,34 @@ class TestCallbacks:
         fit(tuner, data, callbacks=[board])
         folders = sorted(path.name for path in (tmp_path / "logs").iterdir())
         assert folders == sorted(tuner.oracle.trials)
+
+    @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's event files")
+    @pytest.mark.parametrize("update_freq", ["batch", 2])
+    def test_tensorboard_may_write_batches(self, tmp_path, data, update_freq):
+        import tensorflow as tf
+
+        pytest.importorskip("tensorboard")
+        tuner = make(Hyper(), tmp_path)
+        board = keras.callbacks.TensorBoard(tmp_path / "logs", update_freq=update_freq)
+        fit(tuner, data, callbacks=[board])
+        assert not tf.summary.should_record_summaries()
+        for trial in tuner.oracle.trials:
+            assert written_batches(tmp_path / "logs" / trial)
+
+    def test_averages_of_the_optimizer_may_be_scored(self, tmp_path, data):
+        """A search without overridden training refuses it; here `fit` puts all in order."""
+
+        class Averaging(Hyper):
+            def build(self, hp):
+                model = super().build(hp)
+                model.compile(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9), LOSS)
+                return model
+
+        tuner = make(Averaging(), tmp_path)
+        fit(tuner, data, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
+        held = data[0][72:], data[1][72:]
+        logs = tuner.get_best_models()[0].evaluate(*held, verbose=0, return_dict=True)
+        assert logs["loss"] == pytest.approx(tuner.oracle.get_best_trials(1)[0].score, rel=1e-5)
 
     def test_early_stopping_counts_across_calls(self, tmp_path, data):
         stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=100.0)

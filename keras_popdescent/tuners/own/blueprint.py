@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_popdescent.errors import ArgumentError, describe
+from keras_popdescent.errors import ArgumentError, PopDescentError, describe
 from keras_popdescent.hyperparameters import Binding, Classification
 from keras_popdescent.hyperparameters.space import (
     TunerDimension,
@@ -77,7 +77,13 @@ class OwnTrainingBlueprint(Blueprint):
         for name, probes in probe_plan(dimensions, base, self._contexts).items():
             structural = False
             for values, reference in probes if seen[""] is not None else ():
-                shapes = self._shapes(values)
+                try:
+                    shapes = self._shapes(values)
+                except PopDescentError:
+                    raise
+                except Exception:
+                    # A member with such values will fail; the kind shows in the other probes.
+                    continue
                 expected = seen.setdefault(reference, shapes)
                 structural = structural or shapes != expected
             found.append((name, "structural" if structural else "rebuild"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_popdescent.callbacks.members import fresh_callback
+from keras_popdescent.callbacks.tensorboard import own_summaries
 from keras_popdescent.population.member import Member
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class Life:
             # An attribute of the copy: its class, which others may look at, stays what it is.
             callback.on_train_end = _nothing
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a block for a call: what callbacks change for all is in force within it only."""
+        return own_summaries(self.callbacks)
+
     def went_on(self) -> None:
         """A call is over: the next one does not begin the training anew."""
         for callback in self.callbacks:
@@ -44,9 +50,10 @@ class Life:
 
     def end(self) -> None:
         """End the training."""
-        for callback, end in zip(self.callbacks, self._ends, strict=True):
-            if callback.model is not None:
-                end({})
+        with self.turn():
+            for callback, end in zip(self.callbacks, self._ends, strict=True):
+                if callback.model is not None:
+                    end({})
 
 
 def _nothing(logs: Mapping[str, Any] | None = None) -> None:

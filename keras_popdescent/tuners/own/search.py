@@ -58,6 +58,12 @@ def _failed(error: Exception) -> TrainingError:
     )
 
 
+def _note_on_saving(tuner: PopulationTuner) -> str:
+    if not tuner.checkpoints.checkpoint:
+        return ""
+    return "your own training is not saved: a search that is cut off begins anew"
+
+
 def _refuse_what_has_no_meaning(strategy: Strategy) -> None:
     """Refuse a strategy whose decisions would be recorded and have no effect.
 
@@ -146,7 +152,7 @@ def search_with_own_training(
                 seed=run.executor_seed,
             )
             try:
-                run.run(setup, [budget.note], None)
+                run.run(setup, [budget.note, _note_on_saving(tuner)], None)
             except DivergedError:
                 if executor.error is None:
                     raise

@@ -218,6 +218,7 @@ class OwnTraining(Executor):
             borrowed_globals(seed),
             inheriting(self._tuner, segment),
             reported_apart(trial) as told,
+            life.turn(),
         ):
             results = self._tuner.run_trial(trial, *self._args, **arguments)
         objective = self._tuner.oracle.objective
