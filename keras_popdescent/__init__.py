@@ -1,5 +1,6 @@
 """Population-based hyperparameter tuning for Keras, after Population Descent (arXiv 2310.14671)."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import keras_popdescent.executors as _executors  # noqa: F401 - registers the executors
@@ -73,12 +74,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # KerasTuner is imported with the tuners only: the other two faces do not need it.
-    if name in ("PopDescentTuner", "PopulationTuner", "SearchResult"):
-        from keras_popdescent import tuners
+# KerasTuner is imported with the tuners only: the other two faces do not need it.
+_LATE = ("PopDescentTuner", "PopulationTuner", "SearchResult")
 
-        return getattr(tuners, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module("keras_popdescent.tuners"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -92,6 +92,18 @@ def test_kinds(build, expected, tmp_path, data):
         assert model.predict(data[0][:2], verbose=0).shape == (2, 3)
 
 
+def test_the_width_of_a_branch_under_training_of_ones_own(tmp_path, data):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            return width_of_a_branch(hp)
+
+        def fit(self, hp, model, *args, **kwargs):
+            return model.fit(*args, **kwargs)
+
+    tuner = searched(Own(), tmp_path, data, population_size=3, iterations=2)
+    assert tuner._blueprint.kinds["units"].kind == "structural"
+
+
 def test_a_tuned_penalty_of_a_branch_is_not_in_the_score(tmp_path, data):
     deep = {"deep": True, "l2": 1e-2, "rate": 0.0}
     tuner = searched(

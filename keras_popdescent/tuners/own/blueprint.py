@@ -72,22 +72,46 @@ class OwnTrainingBlueprint(Blueprint):
         self.space = search_space(dimensions, self.kinds)
 
     def _find(self, dimensions: Sequence[TunerDimension], base: Values) -> list[tuple[str, Kind]]:
+        plan = probe_plan(dimensions, base, self._contexts)
         seen: dict[str, Shapes | None] = {"": self._shapes(base)}
-        found: list[tuple[str, Kind]] = []
-        for name, probes in probe_plan(dimensions, base, self._contexts).items():
-            structural = False
-            for values, reference in probes if seen[""] is not None else ():
-                try:
-                    shapes = self._shapes(values)
-                except PopDescentError:
-                    raise
-                except Exception:
-                    # A member with such values will fail; the kind shows in the other probes.
+        structural: set[str] = set()
+        for name, probes in plan.items() if seen[""] is not None else ():
+            for values, reference in probes:
+                shapes = self._shapes_if_built(values)
+                if shapes is not None and shapes != seen.setdefault(reference, shapes):
+                    structural.add(name)
+        structural |= self._shaping_beside(structural, dimensions, plan)
+        return [(name, "structural" if name in structural else "rebuild") for name in plan]
+
+    def _shaping_beside(
+        self,
+        structural: set[str],
+        dimensions: Sequence[TunerDimension],
+        plan: Mapping[str, Sequence[tuple[Values, str]]],
+    ) -> set[str]:
+        """Return what decides shapes only beside other values of what is structural by itself."""
+        found: set[str] = set()
+        others = [d for d in dimensions if d.name not in structural]
+        for context in (values for name in sorted(structural) for values, _ in plan[name]):
+            before = self._shapes_if_built(context) if others else None
+            for dimension in others if before is not None else ():
+                # A float is no number of units.
+                if dimension.name in found or isinstance(dimension.default, float):
                     continue
-                expected = seen.setdefault(reference, shapes)
-                structural = structural or shapes != expected
-            found.append((name, "structural" if structural else "rebuild"))
+                moved = ({**context, dimension.name: value} for value in dimension.probes())
+                shapes = (self._shapes_if_built(values) for values in moved)
+                if any(other is not None and other != before for other in shapes):
+                    found.add(dimension.name)
         return found
+
+    def _shapes_if_built(self, values: Values) -> Shapes | None:
+        """Return the shapes, None where these values cannot be built: such a member will fail."""
+        try:
+            return self._shapes(values)
+        except PopDescentError:
+            raise
+        except Exception:
+            return None
 
     def _shapes(self, values: Values) -> Shapes | None:
         """Return the shapes of a model's weights, None where it is no model or has none yet."""
