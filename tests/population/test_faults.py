@@ -238,10 +238,10 @@ def test_a_build_that_raises_costs_a_member_its_new_values(tmp_path):
 
 
 def test_too_many_in_a_row_end_the_search():
-    population = structured(lambda units, act: (units, act) != (2, "tanh"))
     message = r"raised for 3 members in a row.*Unlucky: \d \w+.*Narrow the search space.*'units'"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        population = structured(lambda units, act: (units, act) != (2, "tanh"))
         with pytest.raises(ModelError, match=message):
             fit(population, iterations=30)
 

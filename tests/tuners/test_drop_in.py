@@ -206,7 +206,7 @@ class TestArguments:
 
     def test_arguments_of_the_constructor_in_search(self, tmp_path, data):
         tuner = make(build_layers, tmp_path)
-        with pytest.raises(ArgumentError, match="into its constructor.*'batches_per_iteration'"):
+        with pytest.raises(ArgumentError, match="in its constructor.*'batches_per_iteration'"):
             tuner.search(*data, **FIT, batches_per_iteration=4)
 
     def test_no_hypermodel(self, tmp_path):
