@@ -21,24 +21,9 @@ from keras_popdescent.strategies import ClosingPlan
 from keras_popdescent.tuners import base, models
 from keras_popdescent.tuners.execution import BIRTH
 from keras_popdescent.tuners.resume import TrialRecords
+from tests.tuners.conftest import Crash, CrashAt
 
 FIT = {"epochs": 4, "batch_size": 32, "validation_split": 0.2, "verbose": 0}
-
-
-class Crash(Exception):
-    """What ends a search in these tests."""
-
-
-class CrashAt(keras.callbacks.Callback):
-    """Raises at the end of an epoch of one member, when others are not there yet."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch >= self.epoch:
-            raise Crash
 
 
 class Counts(keras.callbacks.Callback):

@@ -11,23 +11,9 @@ import pytest
 
 from keras_popdescent import ESGD, PopDescentTuner
 from keras_popdescent.plots import plot_lineage, plot_search
-from tests.tuners.conftest import build_model
+from tests.tuners.conftest import Crash, CrashAt, build_model
 
 FIT = {"batch_size": 32, "validation_split": 0.2, "verbose": 0}
-
-
-class Crash(Exception):
-    """What ends a search in the middle."""
-
-
-class CrashAt(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch >= self.epoch:
-            raise Crash
 
 
 def make(directory, **changes):
