@@ -199,7 +199,7 @@ REFUSALS = [
     ({"x": X, "y": Y, "batch_size": 0}, r"`batch_size` must be a whole number .*batch_size=0"),
     ({"x": X, "y": Y, "batch_size": -4}, r"batch_size` must be a whole number of at least 1"),
     ({"x": X, "y": Y, "validation_batch_size": -1}, r"batch_size` must be a whole number"),
-    ({"x": X, "y": Y, "validation_split": 1.0}, r"no fraction.*validation_split=1.0"),
+    ({"x": X, "y": Y, "validation_split": 1.0}, r"must be a fraction.*validation_split=1.0"),
     ({"x": X, "y": Y, "validation_split": -0.2}, r"`validation_split` must be"),
     ({"x": X, "y": Y, "validation_split": 0.99}, r"leaves one of the two parts empty.*samples=10"),
     ({"x": X, "y": Y, "validation_data": (X, Y[:4])}, r"different lengths"),
