@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from keras_popdescent.errors import PopDescentError
 from keras_popdescent.hyperparameters import _keras_internals
 from keras_popdescent.hyperparameters.binding import find_handles
 from keras_popdescent.hyperparameters.optimizer import inner_optimizer
-from keras_popdescent.strategies.space import Kind, Values
+from keras_popdescent.strategies.space import Kind, Value, Values
 
 BATCH_SIZE = "batch_size"
 # class of a serialized object -> its numbers that are handles, not structure
@@ -151,29 +151,40 @@ def acting_contexts(
         found: What `classify` returned for them.
 
     Returns:
-        By hyperparameter: other values than the defaults; none for what acts nowhere.
+        By hyperparameter: a full set of values; none for what acts nowhere.
     """
-    inert = {name for name, classification in found.items() if classification.inert}
-    contexts: dict[str, Values] = {}
-    if not inert:
-        return contexts
-    for other, moves in probes.items():
-        if found[other].kind == "live" or other in inert:
-            continue
-        for values, _ in moves:
-            context = {key: value for key, value in values.items() if base.get(key) != value}
-            before = fingerprint_or_none(build, values) if context else None
-            for name in sorted(inert - contexts.keys() - context.keys()) if before else ():
-                if any(
-                    after is not None and after != before
-                    for after in (
-                        fingerprint_or_none(build, {**values, name: moved[name]})
-                        for moved, _ in probes[name]
-                        if moved[name] != base[name]
-                    )
-                ):
-                    contexts[name] = context
-    return contexts
+    tries = {
+        name: [values[name] for values, _ in probes[name] if values[name] != base[name]]
+        for name, classification in found.items()
+        if classification.inert
+    }
+    others = [name for name in probes if found[name].kind != "live" and name not in tries]
+    contexts = (values for name in others for values, _ in probes[name])
+    return acts_beside(lambda values: fingerprint_or_none(build, values), contexts, tries)
+
+
+def acts_beside(
+    look: Callable[[Values], Any], contexts: Iterable[Values], tries: Mapping[str, Sequence[Value]]
+) -> dict[str, Values]:
+    """Return the first context beside which each hyperparameter shows.
+
+    Args:
+        look: Returns what is compared of the model of some values; None where there is none.
+        contexts: Full sets of values.
+        tries: By hyperparameter, values to try it at.
+
+    Returns:
+        By hyperparameter; none for what shows in no context.
+    """
+    found: dict[str, Values] = {}
+    for context in contexts:
+        waiting = [name for name in tries if name not in found]
+        before = look(context) if waiting else None
+        for name in waiting if before is not None else ():
+            seen = (look({**context, name: value}) for value in tries[name])
+            if any(after is not None and after != before for after in seen):
+                found[name] = context
+    return found
 
 
 def fingerprint_or_none(

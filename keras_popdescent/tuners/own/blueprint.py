@@ -10,6 +10,7 @@ import keras_tuner
 
 from keras_popdescent.errors import ArgumentError, PopDescentError, describe
 from keras_popdescent.hyperparameters import Binding, Classification
+from keras_popdescent.hyperparameters.classify import acts_beside
 from keras_popdescent.hyperparameters.space import (
     TunerDimension,
     fixed_values,
@@ -90,19 +91,14 @@ class OwnTrainingBlueprint(Blueprint):
         plan: Mapping[str, Sequence[tuple[Values, str]]],
     ) -> set[str]:
         """Return what decides shapes only beside other values of what is structural by itself."""
-        found: set[str] = set()
-        others = [d for d in dimensions if d.name not in structural]
-        for context in (values for name in sorted(structural) for values, _ in plan[name]):
-            before = self._shapes_if_built(context) if others else None
-            for dimension in others if before is not None else ():
-                # A float is no number of units.
-                if dimension.name in found or isinstance(dimension.default, float):
-                    continue
-                moved = ({**context, dimension.name: value} for value in dimension.probes())
-                shapes = (self._shapes_if_built(values) for values in moved)
-                if any(other is not None and other != before for other in shapes):
-                    found.add(dimension.name)
-        return found
+        contexts = (values for name in sorted(structural) for values, _ in plan[name])
+        # A float is no number of units.
+        tries = {
+            dimension.name: dimension.probes()
+            for dimension in dimensions
+            if dimension.name not in structural and not isinstance(dimension.default, float)
+        }
+        return set(acts_beside(self._shapes_if_built, contexts, tries))
 
     def _shapes_if_built(self, values: Values) -> Shapes | None:
         """Return the shapes, None where these values cannot be built: such a member will fail."""
