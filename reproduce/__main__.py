@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import data, figure1, processes, report, table1, table2, table3, table4
+from reproduce import data, figure1, processes, report, rules, table1, table2, table3, table4
 from reproduce.runs import Run, do_all
 
 SENSITIVITY = {"table3": table3, "table4": table4}
@@ -75,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
         )
     figure = _experiment(what, "figure1", "progress over gradient steps", figure1.SEEDS)
     figure.add_argument("--method", choices=figure1.METHODS, nargs="+", default=figure1.METHODS)
+    under = _experiment(what, "rules", "what a member's number c does, other than as released", ())
+    under.add_argument("--rule", choices=rules.RULES, nargs="+", default=rules.RULES)
+    under.add_argument(
+        "--experiment",
+        choices=list(rules.EXPERIMENTS),
+        nargs="+",
+        default=list(rules.EXPERIMENTS),
+    )
 
     written = commands.add_parser("report", help="write RESULTS.md and pictures from the results")
     written.add_argument("--results", type=Path, default=None, help="folder of the results")
@@ -90,7 +98,7 @@ def _experiment(
 ) -> argparse.ArgumentParser:
     experiment = what.add_parser(name, help=title)
     experiment.set_defaults(all_seeds=list(seeds))
-    experiment.add_argument("--seeds", type=int, nargs="+", help=f"default: {list(seeds)}")
+    experiment.add_argument("--seeds", type=int, nargs="+", help=f"default: {list(seeds) or 'all'}")
     experiment.add_argument(
         "--jobs", type=int, default=1, help="how many runs at once, in processes (default: 1)"
     )
@@ -124,6 +132,8 @@ def todo(chosen: argparse.Namespace) -> list[Run]:
         return table2.runs(chosen.row, seeds, chosen.smoke)
     if chosen.what == "figure1":
         return figure1.runs(chosen.method, seeds, chosen.smoke)
+    if chosen.what == "rules":
+        return rules.runs(chosen.rule, chosen.experiment, seeds, chosen.smoke)
     return SENSITIVITY[chosen.what].runs(chosen.vary, seeds, chosen.smoke)
 
 

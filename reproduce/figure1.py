@@ -52,10 +52,7 @@ def one(method: str, split: Split, seed: int, smoke: bool = False) -> Run:
     settings: Any
     do: Any
     if method == "popdescent":
-        column, build = table1.population_descent("fmnist", regularized=False)
-        # The curve ends before the fine-tuning.
-        settings = replace(column, iterations=115, fine_tuning_rounds=0)
-        do = popdescent.run
+        settings, build, do = *population_descent(), popdescent.run
     elif method == "esgd":
         generations, build = table1.evolutionary_sgd("fmnist", fair=False)
         settings, do = replace(generations, generations=15), esgd.run
@@ -70,3 +67,9 @@ def one(method: str, split: Split, seed: int, smoke: bool = False) -> Run:
 
     described = {"figure": 1, "method": method, **asdict(settings)}
     return Run(name(method, seed), described, work)
+
+
+def population_descent() -> tuple[popdescent.Settings, table1.Build]:
+    """Table 1's for 115 iterations; the curve ends before the fine-tuning."""
+    column, build = table1.population_descent("fmnist", regularized=False)
+    return replace(column, iterations=115, fine_tuning_rounds=0), build

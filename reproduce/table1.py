@@ -46,7 +46,7 @@ def runs(
     """
     todo = []
     for dataset in datasets:
-        split = small(load_split(dataset)) if smoke else load_split(dataset)
+        split = images(dataset, smoke)
         for regularization in regularizations:
             for method in methods:
                 if method == "esgd" and regularization == "with":
@@ -107,6 +107,12 @@ def trains_differently(dataset: str, method: str) -> bool:
     Population Descent and the grid on CIFAR-10 train the same network under both.
     """
     return method in ("esgd", "random_search") or (method == "grid_search" and dataset == "fmnist")
+
+
+def images(dataset: str, smoke: bool = False) -> Split:
+    """Return the data, or the slice of a smoke run."""
+    split = load_split(dataset)
+    return small(split) if smoke else split
 
 
 def small(split: Split) -> Split:

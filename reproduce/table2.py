@@ -6,7 +6,7 @@ on or off, selection by cross-validation or by the training loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,7 @@ def runs(
         seeds: The seeds; the paper's are `SEEDS`.
         smoke: A small slice and few steps, to see that all runs.
     """
-    split = load_split("fmnist")
-    split = replace(split, x_train=split.x_train[:10_000], y_train=split.y_train[:10_000])
-    if smoke:
-        split = small(split)
+    split = images(smoke)
     return [one(row, split, seed, smoke) for row in rows for seed in seeds]
 
 
@@ -69,16 +66,29 @@ def one(row: str, split: Split, seed: int, smoke: bool = False) -> Run:
     if smoke:
         settings = settings.smoke()
 
-    def build() -> keras.Model:
-        # The fitness without cross-validation is the last batch's cross-entropy.
-        metrics = [] if ROWS[row].cv_selection else [LastBatchCrossEntropy()]
-        return networks.fashion_mnist(l2=settings.l2, l2_everywhere=True, metrics=metrics)
-
     def work(folder: Path) -> dict[str, Any]:
-        return popdescent.run(settings, split, build, seed, folder)
+        return popdescent.run(settings, split, network(ROWS[row]), seed, folder)
 
     described = {"table": 2, "row": row, **asdict(ROWS[row]), **asdict(settings)}
     return Run(f"table2_row{row}_{seed}", described, work)
+
+
+def images(smoke: bool = False) -> Split:
+    """Return the data: the first 10,000 training images, or the slice of a smoke run."""
+    split = load_split("fmnist")
+    split = replace(split, x_train=split.x_train[:10_000], y_train=split.y_train[:10_000])
+    return small(split) if smoke else split
+
+
+def network(row: Row) -> Callable[[], keras.Model]:
+    """Return what builds a row's network."""
+
+    def build() -> keras.Model:
+        # The fitness without cross-validation is the last batch's cross-entropy.
+        metrics = [] if row.cv_selection else [LastBatchCrossEntropy()]
+        return networks.fashion_mnist(l2=_l2(row), l2_everywhere=True, metrics=metrics)
+
+    return build
 
 
 def settings_of(row: Row) -> popdescent.Settings:
@@ -88,6 +98,10 @@ def settings_of(row: Row) -> popdescent.Settings:
         population_size=10,
         num_elites=5 if row.randomization else 10,
         iterations=35,
-        l2=0.001 if row.regularized else None,
+        l2=_l2(row),
         objective="val_loss" if row.cv_selection else "last_cross_entropy",
     )
+
+
+def _l2(row: Row) -> float | None:
+    return 0.001 if row.regularized else None

@@ -1,20 +1,74 @@
-"""Population Descent as the authors' code runs it, through the library's public API."""
+"""Population Descent as the authors' code runs it, through the library's public API.
+
+What the number c of a member does changed several times in the authors' code (protocol, section
+10). In the released code it scales the loss; the other rules are here to see which of them the
+published numbers may come from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_popdescent import ClosingPlan, PopDescent, Population
+from keras_popdescent import ClosingPlan, Mutation, PopDescent, Population, SearchSpace
+from keras_popdescent.operators.mutation import log_normal
 from keras_popdescent.strategies.base import Regularization
+from keras_popdescent.strategies.space import Values
 from reproduce.data import Split
 from reproduce.evaluation import best_on_test, fair, lowest, measure
 from reproduce.monitor import Monitor
 from reproduce.runs import refuse_interrupted
+
+LEARNING_RATE = "popdescent/learning_rate"
+# What c is: a factor on the loss (released); the learning rate; the first learning rate, which
+# children keep; nothing.
+RULES = ("loss_scale", "learning_rate", "initial_learning_rate", "none")
+
+
+@dataclass(frozen=True)
+class LearningRateRule(Mutation):
+    """The number c as Adam's learning rate, with the start and the steps that c has.
+
+    Attributes:
+        input_factor: Standard deviation of the mutation at strength 1, in octaves.
+    """
+
+    input_factor: float
+
+    def start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
+        return [
+            {**space.defaults(), LEARNING_RATE: float(10.0 ** rng.normal(-4.0, 2.0))}
+            for _ in range(size)
+        ]
+
+    def mutate(
+        self, values: Values, strength: float, space: SearchSpace, rng: np.random.Generator
+    ) -> Values:
+        rate = log_normal(float(values[LEARNING_RATE]), self.input_factor * strength, rng)
+        return {**values, LEARNING_RATE: rate}
+
+
+@dataclass(frozen=True)
+class Unmutated(Mutation):
+    """Children keep their parent's values."""
+
+    def mutate(
+        self, values: Values, strength: float, space: SearchSpace, rng: np.random.Generator
+    ) -> Values:
+        return dict(values)
+
+
+# Rules beside the released one: the mutation, and what it moves.
+OTHER_RULES: dict[str, tuple[Mutation, Sequence[str]]] = {
+    "learning_rate": (LearningRateRule(15.0), ["learning_rate"]),
+    "initial_learning_rate": (LearningRateRule(0.0), ["learning_rate"]),
+    "none": (Unmutated(), []),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +90,7 @@ class Settings:
         l2: L2 coefficient; None for no regularization.
         objective: What selects: the loss on 640 validation images, or that of the last training
             batch.
+        rule: What the number c does, among `RULES`.
     """
 
     iterations: int
@@ -51,6 +106,7 @@ class Settings:
     learning_rate: float = 1e-3
     l2: float | None = None
     objective: str = "val_loss"
+    rule: str = "loss_scale"
 
     @property
     def counted_steps(self) -> int:
@@ -84,6 +140,35 @@ CIFAR10 = Settings(
 )
 
 
+def strategy_of(settings: Settings) -> tuple[PopDescent, Sequence[str] | None]:
+    """Return the strategy, and which of the model's own values it mutates."""
+    released = PopDescent.reference(
+        passes=settings.passes,
+        fine_tuning=ClosingPlan(
+            settings.fine_tuning_rounds,
+            settings.fine_tuning_batches or None,
+            settings.fine_tuning_batch_size,
+        ),
+        regularization=settings.penalty_terms,
+    )
+    if settings.rule == "loss_scale":
+        return released, None
+    mutation, mutate = OTHER_RULES[settings.rule]
+    other = PopDescent(
+        mutation,
+        noise_scale=released.noise_scale,
+        noise_kind=released.noise_kind,
+        optimizer_state=released.optimizer_state,
+        training=released.training,
+        scoring=released.scoring,
+        closing=released.closing,
+        focus=None,
+        averaging=None,
+        keep_best=False,
+    )
+    return other, mutate
+
+
 def run(
     settings: Settings,
     split: Split,
@@ -102,21 +187,14 @@ def run(
         folder: Where an interrupted run finds what it needs to go on.
         monitor: Whether Figure 1's curve is measured.
     """
-    strategy = PopDescent.reference(
-        passes=settings.passes,
-        fine_tuning=ClosingPlan(
-            settings.fine_tuning_rounds,
-            settings.fine_tuning_batches or None,
-            settings.fine_tuning_batch_size,
-        ),
-        regularization=settings.penalty_terms,
-    )
+    strategy, mutate = strategy_of(settings)
     population = Population.from_model(
         build,
         settings.population_size,
         settings.num_elites,
         strategy=strategy,
         objective=(settings.objective, "min"),
+        mutate=mutate,
         seed=seed,
     )
     # The lowest loss of the population, after replacement, on 640 validation images.
