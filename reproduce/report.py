@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from reproduce import drawing, figure1, table1, table2, table3, table4
+from reproduce import drawing, figure1, rules, table1, table2, table3, table4
 from reproduce.markdown import table
 from reproduce.runs import RESULTS, read_all
 from reproduce.significance import LEVEL, p_against, said, summary, welch
@@ -295,12 +295,9 @@ def report_table2(folder: Path) -> list[str]:
     """Return Table 2."""
     rows, partial = [], []
     for number, row in table2.ROWS.items():
-        switches = f"randomization={_on(row.randomization)}; cv_selection={_on(row.cv_selection)}"
         regularization = "with" if row.regularized else "without"
-        paper = published("2", "FMNIST-10k", regularization, METHODS["popdescent"], switches)
+        paper = published_ablation(number)
         ours = of_seeds(f"table2_row{number}_*.json", table2.SEEDS, folder)
-        if paper is None:
-            raise LookupError(f"Row {number} of Table 2 is not in {PAPER.name}.")
         if len(ours) < len(table2.SEEDS):
             partial.append(len(ours))
         rows.append(
@@ -317,6 +314,17 @@ def report_table2(folder: Path) -> list[str]:
         "",
         *remarks(len(rows), partial, len(table2.SEEDS)),
     ]
+
+
+def published_ablation(number: str) -> Published:
+    """Return a row of the paper's Table 2."""
+    row = table2.ROWS[number]
+    switches = f"randomization={_on(row.randomization)}; cv_selection={_on(row.cv_selection)}"
+    regularization = "with" if row.regularized else "without"
+    paper = published("2", "FMNIST-10k", regularization, METHODS["popdescent"], switches)
+    if paper is None:
+        raise LookupError(f"Row {number} of Table 2 is not in {PAPER.name}.")
+    return paper
 
 
 def _on(switch: bool) -> str:
@@ -433,6 +441,71 @@ def thirds(title: str, curves: Sequence[drawing.Curve]) -> list[list[str]]:
     ]
 
 
+# Update rule -> what c is under it.
+RULES = {
+    "loss_scale": "a factor on the loss (released)",
+    "learning_rate": "the learning rate",
+    "initial_learning_rate": "the first learning rate, which children keep",
+    "none": "nothing",
+}
+
+
+def report_rules(folder: Path) -> list[str]:
+    """Return what the update rules give in the experiments that were run under them."""
+    rows, progress = [], []
+    for experiment, seeds in rules.EXPERIMENTS.items():
+        for rule, title in RULES.items():
+            ours = of_seeds(f"{_under(rule, experiment)}_[0-9]*.json", seeds, folder)
+            if not ours:
+                continue
+            if experiment == "figure1":
+                curves = [result["curve"] for result in ours]
+                count = [title, str(len(ours))]
+                progress += [count + row[1:] for row in thirds(METHODS["popdescent"], curves)]
+                continue
+            paper = published_of(experiment)
+            rows.append([experiment.replace("_", " "), title, *compared(ours, paper, len(seeds))])
+    return [
+        "## Which update rule",
+        "",
+        "What a member's number c is changed several times in the authors' code, and which state a "
+        "table used is not recorded. Population Descent as published, under other rules beside the "
+        "released one:",
+        "",
+        *table(["experiment", "c is", *COMPARED], rows),
+        "",
+        *table(
+            [
+                "Figure 1: c is",
+                "seeds",
+                "gradient steps",
+                "paper: a seed's mean loss there",
+                "ours",
+            ],
+            progress,
+        ),
+        "",
+    ]
+
+
+def _under(rule: str, experiment: str) -> str:
+    """Return the names of an experiment's runs under a rule, but for the seed."""
+    if rule != "loss_scale":
+        return rules.name(rule, experiment, 0).removesuffix("_0")
+    return f"{experiment}_popdescent" if not experiment.startswith("table2") else experiment
+
+
+def published_of(experiment: str) -> Published:
+    """Return the paper's row of an experiment of Tables 1 and 2."""
+    kind, *cell = experiment.split("_")
+    if kind == "table2":
+        return published_ablation(cell[0].removeprefix("row"))
+    paper = published("1", DATASETS[cell[0]], cell[1], METHODS["popdescent"])
+    if paper is None:
+        raise LookupError(f"{experiment} is not in {PAPER.name}.")
+    return paper
+
+
 def _range(numbers: Sequence[float]) -> str:
     """Return the least and the largest of some numbers; a dash for none."""
     if not numbers:
@@ -488,6 +561,7 @@ def write(folder: Path | None = None, output: Path | None = None) -> list[Path]:
         *report_sensitivity("3", folder),
         *report_sensitivity("4", folder),
         *progress,
+        *report_rules(folder),
         *machines(folder),
     ]
     path = output / "RESULTS.md"

@@ -86,7 +86,7 @@ def _do(run: Run, path: Path, smoke: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     starts = folder / "starts"
     with starts.open("a", encoding="utf-8") as file:
-        file.write(f"{time.time():.0f}\n")
+        file.write(f"{time.time():.0f} {device()}\n")
     began = time.perf_counter()
     result = run.do(folder)
     record = {
@@ -95,8 +95,7 @@ def _do(run: Run, path: Path, smoke: bool) -> None:
         **result,
         # Of the last start only; a run that was interrupted has more.
         "seconds": round(time.perf_counter() - began, 1),
-        "starts": len(starts.read_text("utf-8").splitlines()),
-        "device": _device(),
+        **_starts(starts),
         "versions": _versions(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +103,13 @@ def _do(run: Run, path: Path, smoke: bool) -> None:
     beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
     shutil.rmtree(folder)
+
+
+def _starts(path: Path) -> dict[str, Any]:
+    """Return how often a run was started, and on what, in order."""
+    lines = path.read_text("utf-8").splitlines()
+    devices = [line.partition(" ")[2] for line in lines]
+    return {"starts": len(lines), "device": ", then ".join(dict.fromkeys(devices))}
 
 
 def read_all(pattern: str, folder: Path | None = None) -> list[dict[str, Any]]:
@@ -134,7 +140,8 @@ def on_accelerator() -> bool:
     return bool(jax.default_backend() != "cpu")
 
 
-def _device() -> str:
+def device() -> str:
+    """Return in words what this process runs on."""
     cores = os.cpu_count()
     where = f"{platform.machine()}, {cores} cores"
     if on_accelerator():

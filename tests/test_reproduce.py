@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_popdescent import LogDimension, SearchSpace
 from keras_popdescent.executors import SequentialExecutor
 from reproduce import __main__ as command
 from reproduce import (
@@ -24,6 +25,7 @@ from reproduce import (
     networks,
     processes,
     report,
+    rules,
     runs,
     table1,
     table2,
@@ -162,6 +164,28 @@ class TestRuns:
         assert len(self.names("run", "table3")) == 5
         assert len(self.names("run", "table4")) == 5
         assert len(self.names("run", "figure1")) == 4 * 6
+        seeds_of_all = 3 * 10 + 4 * 3 + 6
+        assert len(set(self.names("run", "rules"))) == 3 * seeds_of_all
+        assert len(self.names("run", "rules", "--smoke")) == 3 * 8
+
+    @pytest.mark.parametrize("experiment", rules.EXPERIMENTS)
+    def test_another_rule_changes_nothing_else(self, split, experiment):
+        seed = rules.EXPERIMENTS[experiment][0]
+        other = rules.one("learning_rate", experiment, seed).settings
+        table, _, cell = experiment.partition("_")
+        if table == "table1":
+            dataset, regularization = cell.split("_")
+            released = table1.one(dataset, split, regularization, "popdescent", seed).settings
+        elif table == "table2":
+            released = table2.one(cell.removeprefix("row"), split, seed).settings
+        else:
+            released = figure1.one("popdescent", split, seed).settings
+        assert (released["rule"], other["rule"]) == ("loss_scale", "learning_rate")
+        assert other == {
+            "experiment": experiment,
+            **{key: released[key] for key in other if key not in ("experiment", "rule")},
+            "rule": "learning_rate",
+        }
 
     def test_a_choice(self):
         names = self.names(
@@ -214,7 +238,23 @@ class TestRuns:
             runs.do_all([run])
         assert not (cache / "results").exists()
         [path] = runs.do_all([run])
-        assert json.loads(path.read_text())["starts"] == 2
+        record = json.loads(path.read_text())
+        assert record["starts"] == 2 and record["device"] == runs.device()
+
+    def test_a_run_that_moves_says_on_what_it_ran(self, cache, monkeypatch):
+        def do(folder):
+            if len((folder / "starts").read_text().splitlines()) == 1:
+                raise KeyboardInterrupt
+            return {"seed": 1}
+
+        run = Run("name", {}, do)
+        monkeypatch.setattr(runs, "device", lambda: "jax on a GPU")
+        with pytest.raises(KeyboardInterrupt):
+            runs.do_all([run])
+        monkeypatch.setattr(runs, "device", lambda: "tensorflow on a CPU")
+        [path] = runs.do_all([run])
+        record = json.loads(path.read_text())
+        assert record["device"] == "jax on a GPU, then tensorflow on a CPU"
 
     def test_a_smoke_run_is_repeated_and_leaves_no_result(self, cache):
         calls = []
@@ -302,6 +342,41 @@ class TestMethods:
         chosen = min(members, key=lambda member: member["val_loss"])
         assert result["fair"]["test_loss"] == chosen["test_loss"]
         json.dumps(result)
+
+    @pytest.mark.parametrize("rule", popdescent.RULES)
+    def test_a_rule_is_the_authors_code_in_all_but_the_number(self, rule):
+        settings = replace(popdescent.FASHION_MNIST, rule=rule)
+        strategy, _ = popdescent.strategy_of(settings)
+        released, _ = popdescent.strategy_of(popdescent.FASHION_MNIST)
+        other, known = strategy.get_config(), released.get_config()
+        assert (other.pop("mutation") == known.pop("mutation")) == (rule == "loss_scale")
+        # Which L2 terms the multiplier applies to; without one, all stay as they are.
+        other.pop("regularization"), known.pop("regularization")
+        assert other == known
+
+    @pytest.mark.parametrize("rule", popdescent.OTHER_RULES)
+    def test_what_the_number_does(self, split, tmp_path, rule):
+        settings = popdescent.Settings(iterations=2, passes=1, batches=2, batch_size=16, rule=rule)
+        result = popdescent.run(settings, split, tiny, 5, tmp_path)
+        rates = {values.get(popdescent.LEARNING_RATE) for values in result["values"]}
+        if rule == "none":
+            assert rates == {None}
+        else:
+            assert None not in rates and len(rates) > 1
+
+    @pytest.mark.parametrize(
+        ("rule", "octaves"), [("learning_rate", 1.5), ("initial_learning_rate", 0.0)]
+    )
+    def test_the_learning_rate_starts_and_moves_as_the_number_did(self, rule, octaves):
+        mutation, _ = popdescent.OTHER_RULES[rule]
+        name = popdescent.LEARNING_RATE
+        space = SearchSpace([LogDimension(name, 1e-6, 1.0, default=1e-3)])
+        rng = np.random.default_rng(0)
+        started = np.log10([values[name] for values in mutation.start(2000, space, rng)])
+        assert abs(started.mean() + 4.0) < 0.15 and abs(started.std() - 2.0) < 0.1
+        moved = [mutation.mutate({name: 0.01}, 0.1, space, rng)[name] for _ in range(2000)]
+        steps = np.log2(np.divide(moved, 0.01))
+        assert abs(steps.mean()) < 0.15 and steps.std() == pytest.approx(octaves, abs=0.1)
 
     def test_without_randomization_nobody_is_replaced(self, split, tmp_path):
         settings = replace(
@@ -624,6 +699,22 @@ class TestReport:
         assert "| 1.140 ± 0.147 | 1.200 | 1 | +0.4 σ | matches, p 0.8 |" in row
         assert "0.0003 ± 0.0002 | 0.0002 | -0.5 σ" in row
         assert "not run" in self.rows(lines, "| with | off | on")[0]
+
+    def test_update_rules(self, tmp_path):
+        for seed, loss in ((5, 0.35), (34, 0.36), (79, 0.355)):
+            self.write(tmp_path, "table2_row3", seed, loss + 0.8)
+            self.write(tmp_path, "rules_learning_rate_table2_row3", seed, loss)
+        self.write(tmp_path, "rules_initial_learning_rate_table2_row3", 5, 1.1)
+        self.write(tmp_path, "figure1_popdescent", 101)
+        self.write(tmp_path, "rules_none_figure1", 101, curve=[[640, 0.3], [1280, 0.2]])
+        lines = report.report_rules(tmp_path)
+        [released, rate, first] = self.rows(lines, "| table2 row3")
+        assert "| 0.356 ± 0.009 | 1.155 ± 0.004 | 3 | +88.8 σ | higher" in released
+        assert "| the learning rate | 0.356 ± 0.009 | 0.355 ± 0.004 | 3 | -0.1 σ | matches" in rate
+        assert "| 1.100 | 1 |" in first
+        assert not self.rows(lines, "| table1")
+        assert "| 0.301 to 0.344 | 0.550 |" in self.rows(lines, "| a factor")[0]
+        assert "| nothing | 1 | 640 to 24,960 | 0.301 to 0.344 | 0.250 |" in lines
 
     def test_tables_3_and_4(self, tmp_path):
         for setting, loss in zip(table3.ROWS["iterations"], (1.2, 0.9, 0.8), strict=True):
