@@ -17,7 +17,7 @@ from keras_popdescent.operators.noise import NoiseSpec
 from keras_popdescent.population import registry
 from keras_popdescent.strategies import Offspring, ScoringPlan
 from keras_popdescent.testing import ExecutorConformance, FixedStrategy
-from keras_popdescent.testing.executors import FIRST_VALUES, make_data
+from keras_popdescent.testing.executors.setting import FIRST_VALUES, make_data
 
 pytestmark = pytest.mark.backend
 needs_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX only")
@@ -261,9 +261,9 @@ class TestAgreement:
         assert first.snapshot()["counters"] == second.snapshot()["counters"]
 
     def test_hooks_are_still_told(self):
-        from keras_popdescent.testing.executors import _Listening
+        from keras_popdescent.testing.executors.hooks import Listening
 
-        diary = _Listening(set())
+        diary = Listening(set())
         executor = vectorized()
         executor.start(self.suite.make_setup(hooks=diary))
         executor.advance([0, 1, 2], 3)
