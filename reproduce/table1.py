@@ -151,12 +151,16 @@ def keras_tuner_search(
     dataset: str, regularized: bool, fair: bool
 ) -> tuple[random_search.Settings, Build]:
     """25 trials of two executions of an epoch, then up to 20 epochs of the best."""
-    settings = random_search.Settings(regularized, fair=fair)
+    settings = random_search.Settings(fair=fair, l2=(1e-5, 1e-1) if regularized else None)
     if dataset == "cifar10":
         padding = "same" if fair else "valid"
-        return settings, lambda *a, **k: networks.cifar10(*a, third_padding=padding, **k)
+        return replace(settings, third_padding=padding), (
+            lambda *a, **k: networks.cifar10(*a, third_padding=padding, **k)
+        )
     dropout = None if fair else 0.5
-    return settings, lambda *a, **k: networks.fashion_mnist(*a, dropout=dropout, **k)
+    return replace(settings, dropout=dropout), (
+        lambda *a, **k: networks.fashion_mnist(*a, dropout=dropout, **k)
+    )
 
 
 def evolutionary_sgd(dataset: str, fair: bool) -> tuple[esgd.Settings, Build]:
@@ -168,5 +172,5 @@ def evolutionary_sgd(dataset: str, fair: bool) -> tuple[esgd.Settings, Build]:
     column = esgd.FASHION_MNIST if fashion else esgd.CIFAR10
     if fair:
         network: Build = networks.fashion_mnist if fashion else networks.cifar10
-        return replace(column, ranked_on="validation"), network
+        return replace(column, ranked_on="validation", network="the others'"), network
     return column, networks.esgd_fashion_mnist if fashion else networks.esgd_cifar10

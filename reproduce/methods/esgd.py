@@ -29,6 +29,8 @@ class Settings:
         noise_scale: Standard deviation of the weight noise in the first generation.
         ranked_on: What ranks members and children: the whole training set, as published, or the
             validation half, which is fair.
+        network: Which network trains: ESGD's own, as published, or the other methods', which is
+            fair.
         population_size: Members.
         num_elites: Members that survive for certain.
     """
@@ -39,6 +41,7 @@ class Settings:
     batch_size: int
     noise_scale: float
     ranked_on: str = "training"
+    network: str = "its own"
     population_size: int = 5
     num_elites: int = 3
 

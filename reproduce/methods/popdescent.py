@@ -7,6 +7,7 @@ published numbers may come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -210,7 +211,13 @@ def run(
         checkpoint_dir=folder / "search",
     )
     refuse_interrupted(population)
-    members = [measure(model, split) for model in population.models()]
+    last = history.iterations()[-1].members
+    # As `models` has them: best first.
+    ranked = sorted(last, key=lambda member: (math.isnan(member.score), member.score))
+    members = [
+        {"slot": member.slot, **measure(model, split)}
+        for member, model in zip(ranked, population.models(), strict=True)
+    ]
     return {
         "seed": seed,
         "counted_steps": settings.counted_steps,
@@ -222,7 +229,7 @@ def run(
             lowest(member.score for member in record.members) for record in history.iterations()
         ],
         # The multipliers c and r of the last members, by slot.
-        "values": [dict(member.values) for member in history.iterations()[-1].members],
+        "values": [dict(member.values) for member in last],
         "curve": curve.points,
         "strategy": strategy.get_config(),
         "setting": asdict(settings),

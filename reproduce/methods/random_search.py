@@ -23,7 +23,6 @@ class Settings:
     """How the search runs.
 
     Attributes:
-        regularized: Whether an L2 coefficient is searched: 1e-5 to 1e-1, uniformly, as published.
         fair: Whether trials are chosen, and the last training is stopped, by cross-entropy on
             validation, with its best weights; as published by accuracy, and by the loss with its
             penalty, with the last weights.
@@ -32,15 +31,22 @@ class Settings:
         last_epochs: Epochs of the last training, at most.
         patience: Epochs without progress after which it stops.
         batch_size: Images a batch.
+        learning_rates: Lowest and highest of Adam's learning rates, drawn on a logarithmic scale.
+        l2: Lowest and highest L2 coefficient, drawn uniformly, as published; None for none.
+        dropout: Dropout of Fashion-MNIST's network; None for none.
+        third_padding: Padding of the third convolution of CIFAR-10's network.
     """
 
-    regularized: bool
     fair: bool = False
     max_trials: int = 25
     executions: int = 2
     last_epochs: int = 20
     patience: int = 2
     batch_size: int = 64
+    learning_rates: tuple[float, float] = (1e-4, 1e-2)
+    l2: tuple[float, float] | None = None
+    dropout: float | None = None
+    third_padding: str | None = None
 
     def smoke(self) -> Settings:
         """Return settings that run through everything in seconds."""
@@ -89,8 +95,8 @@ def run(
     keras.utils.set_random_seed(seed)
 
     def hypermodel(hp: keras_tuner.HyperParameters) -> keras.Model:
-        rate = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
-        l2 = hp.Float("l2", 1e-5, 1e-1) if settings.regularized else None
+        rate = hp.Float("learning_rate", *settings.learning_rates, sampling="log")
+        l2 = None if settings.l2 is None else hp.Float("l2", *settings.l2)
         return build(keras.optimizers.Adam(rate), l2=l2, metrics=[cross_entropy_metric()])
 
     watched = "val_cross_entropy" if settings.fair else "val_loss"
