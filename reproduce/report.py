@@ -471,6 +471,7 @@ RULES = {
     "loss_scale": "a factor on the loss (released)",
     "learning_rate": "the learning rate",
     "initial_learning_rate": "the first learning rate, which children keep",
+    "both": "that, and a factor on the loss, which moves",
     "none": "nothing",
 }
 

@@ -2,9 +2,8 @@
 
 The authors' code changed it several times while their experiments ran (protocol, section 10), and
 which state a table used is not recorded. Released is: c scales the loss, which Adam feels where c
-is small. Here experiments of Tables 1 and 2 and of Figure 1 are run under other rules. The state
-that had both, c as the first learning rate and as a factor, is not among them; and CIFAR-10 with L2
-is not, because the multiplier of its penalty belongs to the released rule.
+is small. Here experiments of Tables 1 and 2 and of Figure 1 are run under other rules. CIFAR-10
+with L2 is not among them, because the multiplier of its penalty belongs to the released rule.
 """
 
 from __future__ import annotations

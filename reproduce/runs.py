@@ -108,8 +108,9 @@ def _do(run: Run, path: Path, smoke: bool) -> None:
 def _starts(path: Path) -> dict[str, Any]:
     """Return how often a run was started, and on what, in order."""
     lines = path.read_text("utf-8").splitlines()
-    devices = [line.partition(" ")[2] for line in lines]
-    return {"starts": len(lines), "device": ", then ".join(dict.fromkeys(devices))}
+    # An earlier version noted the time alone.
+    devices = dict.fromkeys(line.partition(" ")[2] or "unknown" for line in lines)
+    return {"starts": len(lines), "device": ", then ".join(devices)}
 
 
 def read_all(pattern: str, folder: Path | None = None) -> list[dict[str, Any]]:

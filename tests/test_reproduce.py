@@ -16,6 +16,7 @@ import pytest
 
 from keras_popdescent import LogDimension, SearchSpace
 from keras_popdescent.executors import SequentialExecutor
+from keras_popdescent.strategies.mutations import L2_SCALE, LOSS_SCALE
 from reproduce import __main__ as command
 from reproduce import (
     data,
@@ -165,8 +166,8 @@ class TestRuns:
         assert len(self.names("run", "table4")) == 5
         assert len(self.names("run", "figure1")) == 4 * 6
         seeds_of_all = 3 * 10 + 4 * 3 + 6
-        assert len(set(self.names("run", "rules"))) == 3 * seeds_of_all
-        assert len(self.names("run", "rules", "--smoke")) == 3 * 8
+        assert len(set(self.names("run", "rules"))) == 4 * seeds_of_all
+        assert len(self.names("run", "rules", "--smoke")) == 4 * 8
 
     @pytest.mark.parametrize("experiment", rules.EXPERIMENTS)
     def test_another_rule_changes_nothing_else(self, split, experiment):
@@ -351,8 +352,6 @@ class TestMethods:
         released, _ = popdescent.strategy_of(popdescent.FASHION_MNIST)
         other, known = strategy.get_config(), released.get_config()
         assert (other.pop("mutation") == known.pop("mutation")) == (rule == "loss_scale")
-        # Which L2 terms the multiplier applies to; without one, all stay as they are.
-        other.pop("regularization"), known.pop("regularization")
         assert other == known
 
     @pytest.mark.parametrize("rule", popdescent.OTHER_RULES)
@@ -364,9 +363,13 @@ class TestMethods:
             assert rates == {None}
         else:
             assert None not in rates and len(rates) > 1
+        factors = {values.get(LOSS_SCALE) for values in result["values"]}
+        assert len(factors) == (5 if rule == "both" else 1)
+        assert (factors == {None}) == (rule != "both")
 
     @pytest.mark.parametrize(
-        ("rule", "octaves"), [("learning_rate", 1.5), ("initial_learning_rate", 0.0)]
+        ("rule", "octaves"),
+        [("learning_rate", 1.5), ("initial_learning_rate", 0.0), ("both", 0.0)],
     )
     def test_the_learning_rate_starts_and_moves_as_the_number_did(self, rule, octaves):
         mutation, _ = popdescent.OTHER_RULES[rule]
@@ -375,7 +378,8 @@ class TestMethods:
         rng = np.random.default_rng(0)
         started = np.log10([values[name] for values in mutation.start(2000, space, rng)])
         assert abs(started.mean() + 4.0) < 0.15 and abs(started.std() - 2.0) < 0.1
-        moved = [mutation.mutate({name: 0.01}, 0.1, space, rng)[name] for _ in range(2000)]
+        values = {name: 0.01, LOSS_SCALE: 0.01, L2_SCALE: 1.0}
+        moved = [mutation.mutate(values, 0.1, space, rng)[name] for _ in range(2000)]
         steps = np.log2(np.divide(moved, 0.01))
         assert abs(steps.mean()) < 0.15 and steps.std() == pytest.approx(octaves, abs=0.1)
 
@@ -721,7 +725,7 @@ class TestReport:
         assert not self.rows(lines, "| table1")
         assert "| 0.301 to 0.344 | 0.550 |" in self.rows(lines, "| a factor")[0]
         assert "| nothing | 1 | 640 to 24,960 | 0.301 to 0.344 | 0.250 |" in lines
-        assert any("5 of the 144 runs" in line for line in lines)
+        assert any("5 of the 192 runs" in line for line in lines)
 
     def test_the_spread_over_settings_is_judged_too(self):
         losses = report.Numbers((0.95, 0.96, 0.97))

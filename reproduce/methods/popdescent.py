@@ -19,6 +19,7 @@ import numpy as np
 from keras_popdescent import ClosingPlan, Mutation, PopDescent, Population, SearchSpace
 from keras_popdescent.operators.mutation import log_normal
 from keras_popdescent.strategies.base import Regularization
+from keras_popdescent.strategies.mutations import LOSS_SCALE, ReferenceMutation
 from keras_popdescent.strategies.space import Values
 from reproduce.data import Split
 from reproduce.evaluation import best_on_test, fair, lowest, measure
@@ -27,8 +28,8 @@ from reproduce.runs import refuse_interrupted
 
 LEARNING_RATE = "popdescent/learning_rate"
 # What c is: a factor on the loss (released); the learning rate; the first learning rate, which
-# children keep; nothing.
-RULES = ("loss_scale", "learning_rate", "initial_learning_rate", "none")
+# children keep; this and a factor; nothing.
+RULES = ("loss_scale", "learning_rate", "initial_learning_rate", "both", "none")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class LearningRateRule(Mutation):
         return {**values, LEARNING_RATE: rate}
 
 
+class FirstRateAndFactor(ReferenceMutation):
+    """The number c as a first learning rate, which children keep, and as a factor, which moves."""
+
+    def start(self, size: int, space: SearchSpace, rng: np.random.Generator) -> list[Values]:
+        drawn = super().start(size, space, rng)
+        return [{**values, LEARNING_RATE: values[LOSS_SCALE]} for values in drawn]
+
+
 @dataclass(frozen=True)
 class Unmutated(Mutation):
     """Children keep their parent's values."""
@@ -68,6 +77,7 @@ class Unmutated(Mutation):
 OTHER_RULES: dict[str, tuple[Mutation, Sequence[str]]] = {
     "learning_rate": (LearningRateRule(15.0), ["learning_rate"]),
     "initial_learning_rate": (LearningRateRule(0.0), ["learning_rate"]),
+    "both": (FirstRateAndFactor(), ["learning_rate"]),
     "none": (Unmutated(), []),
 }
 
@@ -166,7 +176,10 @@ def strategy_of(settings: Settings) -> tuple[PopDescent, Sequence[str] | None]:
         focus=None,
         averaging=None,
         keep_best=False,
+        regularization=released.regularization,
     )
+    # A factor on the loss goes with a learning rate of its own here.
+    other.implicit = True
     return other, mutate
 
 
