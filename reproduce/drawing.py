@@ -22,6 +22,8 @@ COLOURS = {
 _OTHER_NAMES = {"PopDescent": "Population Descent"}
 # Losses above are cut off: a few first points of the paper's ESGD, and its worst RandomSearch.
 TOP = 1.2
+# Colour of the paper's curves.
+PAPER = "#333333"
 Curve = Sequence[Sequence[float]]
 
 
@@ -50,7 +52,7 @@ def mean_between(curves: Sequence[Curve], low: float, high: float) -> list[float
 
 
 def figure1(curves: Mapping[str, Sequence[Curve]], path: Path) -> Path:
-    """Draw Figure 1: a panel a method, the paper's curves thin, ours thick.
+    """Draw Figure 1: a panel a method, the paper's curves in black behind ours in colour.
 
     Args:
         curves: Method -> our curves, one a seed, each of (gradient steps, loss) points.
@@ -64,16 +66,20 @@ def figure1(curves: Mapping[str, Sequence[Curve]], path: Path) -> Path:
     for axis, (method, colour) in zip(axes, COLOURS.items(), strict=True):
         for curve in paper.get(method, []):
             steps, losses = np.transpose(curve)
-            axis.plot(steps, losses, color="#888888", linewidth=0.7, alpha=0.6)
-        axis.plot([], [], color="#888888", linewidth=0.7, label="paper, a line a seed")
-        for number, points in enumerate(curves.get(method, [])):
+            axis.plot(steps, losses, color=PAPER, linewidth=0.8, alpha=0.7)
+        axis.plot([], [], color=PAPER, linewidth=0.8, label="paper, a line a seed")
+        ours = curves.get(method, [])
+        # Many thick lines would hide what is behind them.
+        width = 1.8 if len(ours) < 3 else 1.0
+        for number, points in enumerate(ours):
             steps, losses = np.transpose(points)
             label = "ours" if number == 0 else None
             marker = "o" if len(points) < 20 else None
             axis.plot(
-                steps, losses, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4
-            )
-        axis.set_title(method if curves.get(method) else f"{method} (ours not run)", fontsize=11)
+                steps, losses, color=colour, linewidth=width, alpha=0.8, label=label,
+                marker=marker, markersize=4,
+            )  # fmt: skip
+        axis.set_title(method if ours else f"{method} (ours not run)", fontsize=11)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=9)
         axis.set_ylim(0.15, TOP)

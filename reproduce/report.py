@@ -432,7 +432,7 @@ def report_figure1(folder: Path, output: Path) -> tuple[list[str], list[Path]]:
         "",
         f"![The lowest loss over gradient steps, ours over the paper's]({path.name})",
         "",
-        "Thin: the paper's raw curves, one a seed. Thick: ours. Grid search's loss is on test "
+        "Black: the paper's raw curves, one a seed. In colour: ours. Grid search's loss is on test "
         "images, ESGD's on all of them, as published; ESGD's is measured after each generation. "
         "Grid search and RandomSearch are Table 1's runs, whatever their seeds. "
         f"Seeds of ours (the paper has 6): {counts}. "
