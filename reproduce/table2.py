@@ -86,7 +86,7 @@ def network(row: Row) -> Callable[[], keras.Model]:
     def build() -> keras.Model:
         # The fitness without cross-validation is the last batch's cross-entropy.
         metrics = [] if row.cv_selection else [LastBatchCrossEntropy()]
-        return networks.fashion_mnist(l2=_l2(row), l2_everywhere=True, metrics=metrics)
+        return networks.fashion_mnist(l2=settings_of(row).l2, l2_everywhere=True, metrics=metrics)
 
     return build
 
@@ -98,10 +98,6 @@ def settings_of(row: Row) -> popdescent.Settings:
         population_size=10,
         num_elites=5 if row.randomization else 10,
         iterations=35,
-        l2=_l2(row),
+        l2=0.001 if row.regularized else None,
         objective="val_loss" if row.cv_selection else "last_cross_entropy",
     )
-
-
-def _l2(row: Row) -> float | None:
-    return 0.001 if row.regularized else None

@@ -27,9 +27,6 @@ from reproduce.monitor import Monitor
 from reproduce.runs import refuse_interrupted
 
 LEARNING_RATE = "popdescent/learning_rate"
-# What c is: a factor on the loss (released); the learning rate; the first learning rate, which
-# children keep; this and a factor; nothing.
-RULES = ("loss_scale", "learning_rate", "initial_learning_rate", "both", "none")
 
 
 @dataclass(frozen=True)
@@ -73,13 +70,15 @@ class Unmutated(Mutation):
         return dict(values)
 
 
-# Rules beside the released one: the mutation, and what it moves.
+# Rules beside the released one, where c is a factor on the loss: the mutation, and what it moves.
+# Here c is the learning rate; the first one, which children keep; this and a factor; nothing.
 OTHER_RULES: dict[str, tuple[Mutation, Sequence[str]]] = {
     "learning_rate": (LearningRateRule(15.0), ["learning_rate"]),
     "initial_learning_rate": (LearningRateRule(0.0), ["learning_rate"]),
     "both": (FirstRateAndFactor(), ["learning_rate"]),
     "none": (Unmutated(), []),
 }
+RULES = ("loss_scale", *OTHER_RULES)
 
 
 @dataclass(frozen=True)
